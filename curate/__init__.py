@@ -1,0 +1,1 @@
+"""Curation: a crawl becomes labelled documents, and those a corpus."""
