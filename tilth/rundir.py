@@ -1,0 +1,77 @@
+"""The run directory: `run.json` says what made it, and another request is refused, with the difference shown."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import orjson
+
+from tilth.errors import DirectoryConflict
+from tilth.storage import Folder
+
+MANIFEST = "run.json"
+
+
+def claim(folder: Folder, command: str, request: Mapping[str, Any], advice: str) -> None:
+    """Makes the folder this request's run directory, or finds that it is already.
+
+    Raises DirectoryConflict where it belongs to another request, with `advice`, or holds files of somebody else.
+    """
+    if folder.exists(MANIFEST):
+        manifest = read(folder)
+        if manifest["command"] != command:
+            raise DirectoryConflict(f"{folder.url}: holds a run of `{manifest['command']}`; choose another --output")
+        differences = list(_differences(manifest["request"], orjson.loads(orjson.dumps(request))))
+        if differences:
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            raise DirectoryConflict(f"{folder.url}: holds another run: {differences[0]}{more}; {advice}")
+    elif not folder.empty() and set(folder.names("")) - {".lock"}:
+        raise DirectoryConflict(f"{folder.url}: not empty, and not a run of tilth; choose another --output")
+    else:
+        write(folder, command, request)
+
+
+def read(folder: Folder) -> dict[str, Any]:
+    """The manifest: tilth (version), command, created, request."""
+    if not folder.exists(MANIFEST):
+        raise DirectoryConflict(f"{folder.url}: no run of tilth is there (no {MANIFEST})")
+    try:
+        return orjson.loads(folder.read(MANIFEST))
+    except ValueError as error:
+        raise DirectoryConflict(f"{folder.url}/{MANIFEST}: not readable ({error})") from error
+
+
+def write(folder: Folder, command: str, request: Mapping[str, Any]) -> None:
+    manifest = {
+        "tilth": version(),
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "request": request,
+    }
+    folder.write(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+
+
+def start_over(folder: Folder) -> None:
+    """Empties a run directory of tilth; refuses to empty anything else."""
+    if folder.exists(MANIFEST):
+        for name in sorted({name.split("/")[0] for name in folder.names("")} - {MANIFEST, ".lock"}):
+            folder.delete(name)
+        folder.delete(MANIFEST)
+
+
+def version() -> str:
+    return metadata.version("tilth")
+
+
+def _differences(here: Any, asked: Any, path: str = "") -> Iterator[str]:
+    if isinstance(here, Mapping) and isinstance(asked, Mapping):
+        for key in [*here, *(key for key in asked if key not in here)]:
+            yield from _differences(here.get(key), asked.get(key), f"{path}.{key}" if path else key)
+    elif here != asked:
+        yield f"{path} is {_short(here)} there, {_short(asked)} asked"
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
