@@ -30,6 +30,7 @@ def ray():
 
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # so that workers find the classes of tests
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=80 * 2**20,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tilth.parcel import build_wheel
+
 ROOT = Path(__file__).parent.parent
 PARTS = ["tilth", "curate", "tokenize", "train", "align", "cli"]  # each may import those before it
 SOURCES = [file for part in PARTS for file in sorted((ROOT / part).rglob("*.py"))]
@@ -71,9 +73,7 @@ def test_every_package_is_in_the_wheel_configuration():
 @pytest.mark.slow
 def test_a_wheel_in_a_fresh_environment_runs(tmp_path):
     """The wheel alone, beside the installed dependencies: commands answer, and recipes travel in it."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    wheel = next(tmp_path.glob("tilth-*.whl"))
+    wheel = build_wheel(ROOT, tmp_path)
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True)

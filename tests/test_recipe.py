@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+
 from tilth.errors import RecipeError
 from tilth.recipe import changed, load_recipe
 

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from tilth.errors import DirectoryConflict, StorageError
 from tilth.storage import SCRATCH, Folder
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from tilth.errors import ModelError, StorageError
 from tilth.ledger import Ledger, total
 from tilth.progress import Progress
@@ -155,7 +156,8 @@ def test_a_stop_keeps_what_is_done(tmp_path, sent, name):
         from test_work import Writer, work
         from tilth.storage import Folder
         from pathlib import Path
-        work(Folder({str(tmp_path / "run")!r}), Writer(Path({str(tmp_path / "notes")!r})), ["ok:aaaaaaaaa", "hang:b"], True)
+        place = Path({str(tmp_path)!r})
+        work(Folder(place / "run"), Writer(place / "notes"), ["ok:aaaaaaaaa", "hang:b"], True)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stderr=subprocess.PIPE, text=True)
     record = tmp_path / "run" / "ledger" / "pass" / "ok-aaaaaaaaa.json"

@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_recipe(model: type[Model], name: str, package: str, settings: Sequence[str] = ()) -> Model:
-    """The recipe of that path, or of that name in `package`, as `model`, with each `key=value` of `settings` applied."""
+    """The recipe of that path, or of that name in `package`, as `model`, with each `key=value` setting applied."""
     return changed(model, _read(name, package, ()), settings, name)
 
 

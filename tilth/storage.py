@@ -121,6 +121,8 @@ class Folder:
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others may be at work beside it
+                place.parent.rmdir() if self._local else None
 
     def lock(self) -> "Lock":
         """Held by the one command that may write here; let go by the system when that process ends, however it ends."""

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -45,11 +46,11 @@ class WorkOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    workers: int | None = Field(None, ge=1, description="processes at work; default: one for each CPU there is")
-    in_process: bool = Field(False, description="run everything in this process, one unit after the other")
-    ray: str | None = Field(None, description="address of a Ray cluster; default: one of this machine's own")
-    attempts: int = Field(3, ge=1, description="how often a unit is tried before it counts as failed")
-    unit_timeout: float = Field(3600, gt=0, description="seconds that one unit may take")
+    workers: int | None = Field(default=None, ge=1, description="processes at work; default: one for each CPU there is")
+    in_process: bool = Field(default=False, description="run everything in this process, one unit after the other")
+    ray: str | None = Field(default=None, description="address of a Ray cluster; default: one of this machine's own")
+    attempts: int = Field(default=3, ge=1, description="how often a unit is tried before it counts as failed")
+    unit_timeout: float = Field(default=3600, gt=0, description="seconds that one unit may take")
 
 
 class Outcome(NamedTuple):
@@ -187,13 +188,17 @@ class Engine:
 
         address = self.options.ray or os.environ.get("RAY_ADDRESS")
         quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+        if address and not answers(address):
+            raise UsageError(
+                f"no Ray cluster answers at {address}; start one with `ray start --head`, or leave --ray away"
+            )
         try:
             if address:
                 ray.init(address=address, **quiet)
             else:
                 memory = 100 * 2**20  # nothing but small records passes through the object store
                 cpus = self.options.workers or os.cpu_count()
-                ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=memory, **quiet)
+                ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=memory, **quiet)
         except Exception as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if address:
@@ -323,6 +328,18 @@ class Hand:
         close = getattr(worker, "close", None)
         if close:
             close()
+
+
+def answers(address: str) -> bool:
+    """Whether anything listens at HOST:PORT; Ray itself would wait there for minutes. Other forms are left to Ray."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return True
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 class Stopped(KeyboardInterrupt):

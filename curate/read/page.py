@@ -9,7 +9,9 @@ class Page(NamedTuple):
 
     source: str  # the kind of input: warc, wet, html, jsonl, parquet
     path: str  # the input's name within the run
-    offset: int  # where the record begins: byte of the file as stored (for a compressed WARC, of the compressed record), or row
+    # Where the record begins, unique in the file: the row of a table, else the byte. In a compressed WARC it is the
+    # byte where the record's member begins, plus the record's rank in it if it holds several.
+    offset: int
     url: str | None = None
     timestamp: datetime | None = None  # UTC
     content_type: str | None = None  # as declared, without parameters, lower case

@@ -1,0 +1,220 @@
+"""`tilth curate`: from a crawl to a corpus."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..curate.pipeline import Result
+    from ..curate.recipe import CurateRecipe
+
+app = typer.Typer(help="From a crawl to a labelled, filtered corpus.", no_args_is_help=True, rich_markup_mode=None)
+
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, local or remote.")]
+Recipe = Annotated[str, typer.Option("--recipe", help="A shipped recipe by name, or a .yaml file.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one thing of the recipe.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes at work; default: one for each CPU.")]
+InProcess = Annotated[bool, typer.Option("--in-process", help="Do everything in this process, without Ray.")]
+Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster to work on, or auto.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+@app.command(
+    "run",
+    epilog="Example: tilth curate run --input crawl/ --output run/ --recipe fineweb --set rules.gopher-words.min=30",
+)
+def run(
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", metavar="PATH", help="WARC, WET, HTML, JSONL, Parquet: file, folder, glob or URL."),
+    ],
+    output: Annotated[str, typer.Option("--output", metavar="RUN", help="The run directory, local or remote.")],
+    recipe: Recipe = "fineweb",
+    settings: Settings = None,
+    workers: Workers = None,
+    in_process: InProcess = False,
+    ray: Ray = None,
+    unit_timeout: Annotated[float, typer.Option(help="Seconds that one unit of work may take.")] = 3600,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run stands already.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read, extract, label, judge and write a corpus. The same command again resumes."""
+    from tilth import rundir
+    from tilth.progress import Progress
+    from tilth.storage import Folder
+    from tilth.work import WorkOptions
+
+    from ..curate.pipeline import curate
+
+    chosen = _recipe(recipe, settings)
+    work = WorkOptions(workers=workers, in_process=in_process, ray=ray, unit_timeout=unit_timeout)
+    folder = Folder(output)
+    if fresh:
+        with folder.lock():
+            rundir.start_over(folder)
+    result = curate(inputs, folder, recipe, chosen, work, Progress(folder, quiet))
+    _finish(result, output, as_json)
+
+
+@app.command("decide", epilog="Example: tilth curate decide run/ --set rules.gopher-words.min=30")
+def decide(
+    run: RunFolder,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Another recipe; default: the run's own.")] = None,
+    settings: Settings = None,
+    corpus: Annotated[bool, typer.Option(help="Write the corpus too; --no-corpus leaves none.")] = True,
+    workers: Workers = None,
+    in_process: InProcess = False,
+    ray: Ray = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Apply changed rules to the labels of a finished run, in seconds."""
+    from tilth.progress import Progress
+    from tilth.storage import Folder
+    from tilth.work import WorkOptions
+
+    from ..curate import pipeline
+    from ..curate.run import Run
+
+    folder = Folder(run)
+    name, chosen = _changed(Run(folder), recipe, settings)
+    work = WorkOptions(workers=workers, in_process=in_process, ray=ray)
+    result = pipeline.decide(folder, name, chosen, work, Progress(folder, quiet), corpus)
+    _finish(result, run, as_json)
+
+
+@app.command("label", epilog="Example: tilth curate label run/ --family gopher --set labels.gopher.variant=dolma")
+def label(
+    run: RunFolder,
+    families: Annotated[list[str], typer.Option("--family", help="A label family to compute anew; may be repeated.")],
+    settings: Settings = None,
+    workers: Workers = None,
+    in_process: InProcess = False,
+    ray: Ray = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add a label family to a finished run, or bring one up to date, without touching the others; then decide again."""
+    from tilth.errors import UsageError
+    from tilth.progress import Progress
+    from tilth.storage import Folder
+    from tilth.work import WorkOptions
+
+    from ..curate.label import FAMILIES
+    from ..curate.pipeline import relabel
+    from ..curate.run import Run
+
+    unknown = [family for family in families if family not in FAMILIES]
+    if unknown:
+        raise UsageError(f"--family {unknown[0]}: no such label family; there are {', '.join(FAMILIES)}")
+    folder = Folder(run)
+    _, chosen = _changed(Run(folder), None, settings)
+    work = WorkOptions(workers=workers, in_process=in_process, ray=ray)
+    _finish(relabel(folder, families, chosen, work, Progress(folder, quiet)), run, as_json)
+
+
+@app.command("why", epilog="Example: tilth curate why run/ http://garden.example/tomatoes")
+def why(
+    run: RunFolder,
+    document: Annotated[
+        str, typer.Argument(metavar="ID-OR-URL", help="A document's id, the beginning of one, or a URL.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Tell one document's story: each label against each rule, what was removed, what decided."""
+    from tilth.storage import Folder
+
+    from ..curate.run import Run
+    from ..curate.why import stories, told
+
+    found = stories(Run(Folder(run)), document)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n\n".join(told(story) for story in found))
+
+
+@app.command("report", epilog="Example: tilth curate report run/")
+def report(run: RunFolder) -> None:
+    """Write stats.json and report.html of a finished run anew."""
+    from tilth.storage import Folder
+
+    from ..curate.pipeline import rewrite_report
+    from ..curate.run import Run
+
+    rewrite_report(Run(Folder(run)))
+    print(f"{run.rstrip('/')}/report.html")
+
+
+@app.command("recipes", epilog="Example: tilth curate recipes fineweb > my.yaml")
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe, whole.")] = None) -> None:
+    """List the recipes that travel with tilth, or print one."""
+    from tilth.recipe import shipped, source
+
+    from ..curate.recipe import PACKAGE
+
+    if name:
+        print(source(name, PACKAGE), end="")
+    else:
+        for one in shipped(PACKAGE):
+            print(f"{one:<12} {_recipe(one, None).description}")
+
+
+def _recipe(name: str, settings: list[str] | None) -> "CurateRecipe":
+    from tilth.recipe import load_recipe
+
+    from ..curate.recipe import PACKAGE, CurateRecipe
+
+    return load_recipe(CurateRecipe, name, PACKAGE, settings or ())
+
+
+def _changed(run: Any, recipe: str | None, settings: list[str] | None) -> "tuple[str, CurateRecipe]":
+    """The run's own recipe with the settings, or another recipe's rules on the run's own labels."""
+    from tilth.recipe import changed
+
+    from ..curate.recipe import CurateRecipe
+
+    own = run.request["recipe"]
+    if recipe:
+        other = _recipe(recipe, None).model_dump(mode="json", by_alias=True)
+        own = {**own, **{part: other[part] for part in ("description", "rules", "clean", "corpus")}}
+    return recipe or run.request["name"], changed(CurateRecipe, own, settings or (), recipe or run.request["name"])
+
+
+def _finish(result: "Result", run: str, as_json: bool) -> None:
+    from tilth.errors import UnitsFailed
+
+    if as_json:
+        _print_json({"run": run, **result.stats, "failed_units": result.failed})
+    elif result.stats:
+        print(summary(result.stats))
+        print(f"report: {run.rstrip('/')}/report.html")
+    if result.failed:
+        key, reason = next(iter(result.failed.items()))
+        raise UnitsFailed(
+            f"{len(result.failed)} units failed, the first is {key}: {reason}; the same command tries again"
+        )
+
+
+def summary(stats: dict[str, Any]) -> str:
+    """The funnel as a few lines of text."""
+    rows = []
+    for step in stats["funnel"]:
+        if step["kind"] == "start" or step["removed"] or step["kind"] == "cleaning":
+            size = f"{step['bytes'] / 1e6:>10.2f} MB"
+            rows.append(
+                f"{step['step']:<28}{step['documents']:>10}{size}{'  -' + str(step['removed']) if step['removed'] else ''}"
+            )
+    totals = stats["totals"]
+    rows.append(f"{'kept':<28}{totals['kept']:>10}{totals['corpus_bytes'] / 1e6:>10.2f} MB")
+    return "\n".join(rows)
+
+
+def _print_json(value: Any) -> None:
+    import orjson
+
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())

@@ -1,0 +1,38 @@
+"""`tilth demo`: the whole way on a small crawl that it writes itself."""
+
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: tilth demo demo-run/"
+
+
+def demo(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where to put the crawl and the run.")] = "demo-run",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes at work.")] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Do everything in this process, without Ray.")
+    ] = False,
+) -> None:
+    """Write a small crawl, curate it, and say where to look."""
+    from pathlib import Path
+
+    from tilth.progress import Progress
+    from tilth.recipe import load_recipe
+    from tilth.storage import Folder
+    from tilth.work import WorkOptions
+
+    from ..curate.demo import write_crawl
+    from ..curate.pipeline import curate
+    from ..curate.recipe import PACKAGE, CurateRecipe
+    from .curate import _finish
+
+    place = Path(directory)
+    crawl, run = place / "crawl", place / "curated"
+    written = write_crawl(crawl)
+    print(f"{crawl}: {written.records} records of a small web, written for this demo")
+    recipe = load_recipe(CurateRecipe, "demo", PACKAGE)
+    work = WorkOptions(workers=workers, in_process=in_process)
+    result = curate([str(crawl)], Folder(run), "demo", recipe, work, Progress(Folder(run)))
+    _finish(result, str(run), as_json=False)
+    print(f"what became of one page: tilth curate why {run} http://garden.example/")

@@ -1,0 +1,161 @@
+"""The deciding pass: labels and rules become one row a document, kept or dropped, with rule, value and threshold."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tilth.work import Outbox
+
+from .clean import CLEANED, cleaned
+from .dedup.exact import copies
+from .recipe import COPY_OF, CurateRecipe
+from .rules import Rule, Verdicts, judge, labels_of
+from .run import Run
+
+DECISIONS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("kept", pa.bool_(), nullable=False),
+        pa.field("rule", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("value", pa.string()),
+        pa.field("test", pa.string()),
+        pa.field("also", pa.list_(pa.string())),
+        pa.field("language", pa.string()),
+        pa.field("domain", pa.string()),
+        pa.field("bytes", pa.int64(), nullable=False),
+    ]
+)
+BASIS = ["id", "lang.code", "url_labels.domain", "length.bytes"]
+LINES = ["lines.flags", "lines.words", "lines.sentences", "lines.edited_words"]
+
+
+class DecideWorker:
+    """Judges the documents of one unit of the first pass."""
+
+    def __init__(self, run: Run, recipe: CurateRecipe):
+        self._run = run
+        self._recipe = recipe
+        self._copies = copies(run)
+
+    def __call__(self, payload: str, outbox: Outbox) -> Mapping[str, Any]:
+        columns = self.columns(payload)
+        verdicts = judge(columns, self._recipe.rules, len(columns["id"]))
+        table = self._table(columns, verdicts)
+        pq.write_table(table, outbox.file("decisions", len(table)), compression="zstd")
+        return tally(columns, verdicts, self._recipe.rules)
+
+    def columns(self, key: str) -> dict[str, pa.Array]:
+        """Every label that the rules ask for, those that follow from other labels among them."""
+        asked = labels_of(self._recipe.rules.values())
+        stored = [name for name in asked if name != COPY_OF and not name.startswith("cleaned.")]
+        derived = [name.removeprefix("cleaned.") for name in asked if name.startswith("cleaned.")]
+        lines = LINES if derived else []
+        table = self._run.table(key, dict.fromkeys([*BASIS, *stored, *lines]))
+        columns = {name: _flat(table[name]) for name in table.column_names}
+        if COPY_OF in asked:
+            columns[COPY_OF] = pa.array([self._copies.get(one, "") for one in columns["id"].to_pylist()], pa.string())
+        if derived:
+            left = cleaned(*(columns[name] for name in LINES), rules=self._recipe.clean)
+            columns |= {f"cleaned.{name}": pa.array(left[name]) for name in CLEANED if name in derived}
+        return columns
+
+    def _table(self, columns: Mapping[str, pa.Array], verdicts: Verdicts) -> pa.Table:
+        rules = self._recipe.rules
+        names = [*rules, None]  # -1, no rule, is the last
+        labels = [*(rule.label for rule in rules.values()), None]
+        tests = [*(rule.test() for rule in rules.values()), None]
+        first = verdicts.first.tolist()
+        return pa.table(
+            {
+                "id": columns["id"],
+                "kept": pa.array(verdicts.first < 0),
+                "rule": pa.array([names[index] for index in first], pa.string()),
+                "label": pa.array([labels[index] for index in first], pa.string()),
+                "value": pa.array(verdicts.value, pa.string()),
+                "test": pa.array([tests[index] for index in first], pa.string()),
+                "also": pa.array(verdicts.also, pa.list_(pa.string())),
+                "language": columns["lang.code"],
+                "domain": columns["url_labels.domain"],
+                "bytes": columns["length.bytes"],
+            },
+            schema=DECISIONS,
+        )
+
+
+def tally(columns: Mapping[str, pa.Array], verdicts: Verdicts, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """What the report shows, as counts that add up over units."""
+    size = columns["length.bytes"].to_numpy(zero_copy_only=False)
+    kept = verdicts.first < 0
+    fails = verdicts.failed.sum(axis=0)
+    per_rule = {}
+    for index, name in enumerate(rules):
+        decided = verdicts.first == index
+        per_rule[name] = {
+            "decided": int(decided.sum()),
+            "decided_bytes": int(size[decided].sum()),
+            "would_drop": int(verdicts.failed[index].sum()),
+            "alone": int((verdicts.failed[index] & (fails == 1)).sum()),
+        }
+    histograms = {}
+    for rule in rules.values():
+        values = columns[rule.label]
+        if rule.label not in histograms and (rule.min is not None or rule.max is not None):
+            edges = bins(rule.label, values.type, rules)
+            numbers = np.nan_to_num(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+            place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+            histograms[rule.label] = {
+                "kept": _counts(place[kept], len(edges) - 1),
+                "dropped": _counts(place[~kept], len(edges) - 1),
+            }
+    return {
+        "documents": len(kept),
+        "kept": int(kept.sum()),
+        "kept_bytes": int(size[kept].sum()),
+        "bytes": int(size.sum()),
+        "rules": per_rule,
+        "histograms": histograms,
+        "languages": _languages(columns["lang.code"], kept, size),
+    }
+
+
+def bins(label: str, kind: pa.DataType, rules: Mapping[str, Rule]) -> np.ndarray:
+    """Edges of a label's histogram: counts by powers of ten, shares on a range that shows the thresholds well.
+
+    They depend on the recipe alone, so that the histograms of all units add up.
+    """
+    if pa.types.is_integer(kind):
+        return np.concatenate([[0.0], 10.0 ** np.arange(0, 7.01, 0.125)])
+    limits = [limit for rule in rules.values() if rule.label == label for limit in (rule.min, rule.max) if limit]
+    top = max(limits, default=0.25)
+    if top <= 1:
+        ranges = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+        return np.linspace(0, next((high for high in ranges if high >= min(1, 3 * top)), 1.0), 51)
+    return np.linspace(
+        0, 2 * 10 ** math.floor(math.log10(top)) * math.ceil(top / 10 ** math.floor(math.log10(top))), 51
+    )
+
+
+def _counts(places: np.ndarray, size: int) -> dict[str, int]:
+    counts = np.bincount(places, minlength=size)
+    return {str(place): int(counts[place]) for place in np.flatnonzero(counts).tolist()}
+
+
+def _languages(codes: pa.Array, kept: np.ndarray, size: np.ndarray) -> dict[str, dict[str, int]]:
+    table = pa.table(
+        {"code": codes, "documents": pa.array(np.ones(len(kept), int)), "kept": pa.array(kept.astype(int))}
+    )
+    table = table.append_column("bytes", pa.array(size))
+    sums = table.group_by("code").aggregate([("documents", "sum"), ("kept", "sum"), ("bytes", "sum")]).to_pylist()
+    return {
+        row["code"]: {"documents": row["documents_sum"], "kept": row["kept_sum"], "bytes": row["bytes_sum"]}
+        for row in sorted(sums, key=lambda row: row["code"])
+    }
+
+
+def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -1,0 +1,1 @@
+"""Deduplication: which documents say what another one says already."""

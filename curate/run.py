@@ -1,0 +1,97 @@
+"""A curation run as a thing to read: its recipe, its documents with their labels, its decisions."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from tilth import rundir
+from tilth.errors import DirectoryConflict
+from tilth.ledger import Ledger, Record
+from tilth.recipe import validated
+from tilth.storage import Folder
+
+from .recipe import CurateRecipe
+
+COMMAND = "curate run"
+
+
+class Run:
+    """One run directory. Labels that were added later stand in `labels/<family>/` and win over those of `documents/`."""
+
+    def __init__(self, folder: Folder):
+        self.folder = folder
+        manifest = rundir.read(folder)
+        if manifest["command"] != COMMAND:
+            raise DirectoryConflict(f"{folder.url}: a run of `{manifest['command']}`, not of `{COMMAND}`")
+        self.request: dict[str, Any] = manifest["request"]
+        self.recipe = validated(CurateRecipe, self.request["recipe"], f"{folder.url}/{rundir.MANIFEST}")
+        self.relabelled: list[str] = self.request.get("relabelled", [])
+
+    def __reduce__(self):
+        return Run, (self.folder,)
+
+    def documents(self) -> dict[str, Record]:
+        """The units that wrote documents, with their records."""
+        return Ledger(self.folder, "read").records()
+
+    def fingerprint(self, *more: object) -> str:
+        """Hash of every document file's bytes, of labels added later, and of whatever else a pass depends on."""
+        digest = hashlib.sha256()
+        passes = ["read", *(f"label-{family}" for family in self.relabelled)]
+        for name in passes:
+            for key, record in Ledger(self.folder, name).records().items():
+                digest.update(repr((name, key, [file["sha256"] for file in record["files"]])).encode())
+        digest.update(repr(more).encode())
+        return digest.hexdigest()
+
+    def documents_of(self, key: str, rows: pc.Expression | None, columns: pa.Schema) -> pa.Table:
+        """Whole documents of one unit, with their newest labels; only the row groups that `rows` can match are read."""
+        with self.folder.open(f"documents/{key}.parquet") as file:
+            table = pq.read_table(file, filters=rows)
+        for family in self.relabelled:
+            with self.folder.open(f"labels/{family}/{key}.parquet") as file:
+                added = pq.read_table(file, filters=rows)
+            place = table.schema.get_field_index(family)
+            table = table.set_column(place, columns.field(family), added[family])
+        return table.cast(columns)
+
+    def table(self, key: str, labels: Iterable[str]) -> pa.Table:
+        """Columns of one unit's documents, named as asked (`id`, `gopher.words`, or a whole family `gopher`)."""
+        wanted = list(labels)
+        of = {family: [name for name in wanted if name.split(".")[0] == family] for family in self.relabelled}
+        own = [name for name in wanted if name.split(".")[0] not in of]
+        columns: dict[str, pa.ChunkedArray] = {}
+        for place, names in [("documents", own), *((f"labels/{family}", of[family]) for family in sorted(of))]:
+            with self.folder.open(f"{place}/{key}.parquet") as file:
+                columns |= _columns(file, names)
+        return pa.table([columns[name] for name in wanted], names=wanted)
+
+    def dataset(self, output: str) -> ds.Dataset | None:
+        """All files of `decisions`, `failures` or `corpus` as one dataset; None where there are none."""
+        names = [f"{output}/{name}" for name in self.folder.names(output) if name.endswith(".parquet")]
+        if not names:
+            return None
+        filesystem: Any = None if self.folder.local else self.folder.filesystem
+        return ds.dataset([self.folder.path(name) for name in names], filesystem=filesystem, format="parquet")
+
+
+def _columns(file: Any, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """Columns of a Parquet file by name; `gopher.words` is the field `words` of the struct column `gopher`."""
+    table = pq.ParquetFile(file).read(columns=list(names)) if names else pa.table({})
+    return {name: _reach(table, name) for name in names}
+
+
+def _reach(table: pa.Table, name: str) -> pa.ChunkedArray:
+    first, *rest = name.split(".")
+    column = table[first]
+    for part in rest:
+        column = pc.struct_field(column, part)
+    return column

@@ -1,0 +1,220 @@
+"""What a run came to: figures that add up over units, and samples to look at."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tilth.ledger import total
+from tilth.rundir import version
+
+from .decide import bins
+from .label import measures
+from .recipe import CurateRecipe
+from .rules import Rule
+from .run import Run
+
+SAMPLES = 10  # of what is kept, of what each rule dropped, of each reason of failure
+EXCERPT = 600  # characters of a sample's text
+LANGUAGES = DOMAINS = 30
+
+
+def collect(run: Run, passes: Mapping[str, Iterable[Mapping[str, Any]]], inputs: list[str]) -> dict[str, Any]:
+    """The figures of stats.json from the counts of the passes `read`, `decide` and `corpus`."""
+    read, decide, corpus = (total(passes.get(name, ())) for name in ("read", "decide", "corpus"))
+    rules = run.recipe.rules
+    totals = {
+        "records": read.get("records", 0),
+        "record_bytes": read.get("record_bytes", 0),
+        "failures": read.get("records", 0) - read.get("documents", 0),
+        "documents": read.get("documents", 0),
+        "document_bytes": read.get("document_bytes", 0),
+        "kept": decide.get("kept", 0),
+        "kept_bytes": decide.get("kept_bytes", 0),
+        "corpus_bytes": corpus.get("bytes", 0),
+    }
+    nothing = dict.fromkeys(("decided", "decided_bytes", "would_drop", "alone"), 0)
+    judged = decide.get("rules", {})
+    per_rule = [{"rule": name, **_rule(rule), **judged.get(name, nothing)} for name, rule in rules.items()]
+    return {
+        "tilth": version(),
+        "recipe": run.request["name"],
+        "inputs": inputs,
+        "totals": totals,
+        "failures": _failures(run, read.get("failures", {})),
+        "rules": per_rule,
+        "funnel": _funnel(totals, read.get("failures", {}), per_rule),
+        "lines": [
+            {"rule": rule, "lines": lines, "documents": corpus["touched"][rule]}
+            for rule, lines in sorted(corpus.get("lines", {}).items(), key=lambda item: (-item[1], item[0]))
+        ],
+        "histograms": _histograms(run.recipe, decide.get("histograms", {})),
+        "languages": _languages(decide.get("languages", {})),
+        "domains": _domains(run),
+    }
+
+
+def samples(run: Run) -> dict[str, Any]:
+    """Documents to look at: ids are hashes, so the smallest ids are a random draw, and the same one every time."""
+    kept: list[dict[str, Any]] = []
+    dropped: dict[str, list[dict[str, Any]]] = {rule: [] for rule in run.recipe.rules}
+    decisions = run.dataset("decisions")
+    if decisions is not None:
+        picked = _query(
+            decisions,
+            """
+            SELECT * FROM data
+            QUALIFY row_number() OVER (PARTITION BY coalesce(rule, '') ORDER BY id) <= ? ORDER BY id
+            """,
+            [SAMPLES],
+        ).to_pylist()
+        texts = _documents(run, [row["id"] for row in picked])
+        for row in picked:
+            sample = _sample(row, texts[row["id"]])
+            (kept if row["kept"] else dropped[row["rule"]]).append(sample)
+    failed: dict[str, list[dict[str, Any]]] = {}
+    failures = run.dataset("failures")
+    if failures is not None:
+        rows = _query(
+            failures,
+            """
+            SELECT stage, reason, url, path, "offset", detail FROM data
+            QUALIFY row_number() OVER (PARTITION BY stage, reason ORDER BY id) <= ? ORDER BY stage, reason, id
+            """,
+            [SAMPLES],
+        ).to_pylist()
+        for row in rows:
+            failed.setdefault(row["reason"], []).append(row)
+    return {"kept": kept, "dropped": {rule: found for rule, found in dropped.items() if found}, "failed": failed}
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return {"label": rule.label, "test": rule.test(), "source": rule.source}
+
+
+def _failures(run: Run, reasons: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    failures = run.dataset("failures")
+    examples: dict[str, str] = {}
+    if failures is not None:
+        query = (
+            "SELECT stage || ':' || reason AS name, min_by(coalesce(url, path), id) AS example FROM data GROUP BY name"
+        )
+        examples = {row["name"]: row["example"] for row in _query(failures, query, []).to_pylist()}
+    rows = []
+    for name, counts in sorted(reasons.items(), key=lambda item: (-item[1]["records"], item[0])):
+        stage, _, reason = name.partition(":")
+        rows.append({"stage": stage, "reason": reason, "example": examples.get(name, ""), **counts})
+    return rows
+
+
+def _funnel(
+    totals: Mapping[str, int], failures: Mapping[str, Mapping[str, int]], rules: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What is left after each step. Bytes are those of the records as read, from the documents on those of the text."""
+    left, size = totals["records"], totals["record_bytes"]
+    steps = [_step("records read", "start", left, size, 0, 0, "html")]
+    for stage, name in (
+        ("read", "unreadable"),
+        ("gate", "stopped at the gates"),
+        ("decode", "not text"),
+        ("extract", "not extracted"),
+    ):
+        lost = [counts for reason, counts in failures.items() if reason.startswith(f"{stage}:")]
+        if lost:
+            removed, gone = sum(one["records"] for one in lost), sum(one["bytes"] for one in lost)
+            left, size = left - removed, size - gone
+            steps.append(_step(name, "failures", left, size, removed, gone, "html"))
+    left, size = totals["documents"], totals["document_bytes"]
+    steps.append(_step("documents", "start", left, size, 0, 0, "text"))
+    for rule in rules:
+        removed, gone = rule["decided"], rule["decided_bytes"]
+        left, size = left - removed, size - gone
+        steps.append(_step(rule["rule"], "rule", left, size, removed, gone, "text"))
+    gone = size - totals["corpus_bytes"]
+    if gone:
+        steps.append(_step("lines cleaned", "cleaning", left, totals["corpus_bytes"], 0, gone, "text"))
+    return steps
+
+
+def _step(step: str, kind: str, documents: int, size: int, removed: int, gone: int, unit: str) -> dict[str, Any]:
+    return {
+        "step": step,
+        "kind": kind,
+        "documents": documents,
+        "bytes": size,
+        "removed": removed,
+        "removed_bytes": gone,
+        "unit": unit,
+    }
+
+
+def _histograms(recipe: CurateRecipe, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    kinds = measures() | {label: pa.float64() for label in found if label not in measures()}
+    rows = []
+    for label, counts in found.items():
+        edges = bins(label, kinds[label], recipe.rules)
+        asking = {name: rule for name, rule in recipe.rules.items() if rule.label == label}
+        name, rule = next(iter(asking.items()))
+        rows.append(
+            {
+                "label": label,
+                "rule": name,
+                "scale": "log" if pa.types.is_integer(kinds[label]) else "linear",
+                "edges": [round(float(edge), 6) for edge in edges],
+                "kept": [counts.get("kept", {}).get(str(place), 0) for place in range(len(edges) - 1)],
+                "dropped": [counts.get("dropped", {}).get(str(place), 0) for place in range(len(edges) - 1)],
+                "min": rule.min,
+                "max": rule.max,
+            }
+        )
+    return rows
+
+
+def _languages(found: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    ranked = sorted(found.items(), key=lambda item: (-item[1]["documents"], item[0]))
+    rows = [{"code": code, **counts} for code, counts in ranked[:LANGUAGES]]
+    if len(ranked) > LANGUAGES:
+        rows.append({"code": "other", **total(counts for _, counts in ranked[LANGUAGES:])})
+    return rows
+
+
+def _domains(run: Run) -> list[dict[str, Any]]:
+    decisions = run.dataset("decisions")
+    if decisions is None:
+        return []
+    query = """
+        SELECT domain, count(*) AS documents, count(*) FILTER (kept) AS kept
+        FROM data WHERE domain != '' GROUP BY domain ORDER BY documents DESC, domain LIMIT ?
+    """
+    return _query(decisions, query, [DOMAINS]).to_pylist()
+
+
+def _documents(run: Run, ids: list[str]) -> dict[str, dict[str, Any]]:
+    dataset = run.dataset("documents")
+    if dataset is None or not ids:
+        return {}
+    columns = ["id", "url", "title", "text"]
+    wanted = pc.field("id").isin(ids) & (pc.field("id") <= max(ids))  # the second half is what row groups are told by
+    rows = dataset.to_table(columns=columns, filter=wanted).to_pylist()
+    return {row["id"]: row for row in rows}
+
+
+def _sample(decision: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("id", "language", "rule", "label", "value", "test", "also")
+    text = document["text"]
+    return {
+        **{key: decision[key] for key in keys},
+        "url": document["url"],
+        "title": document["title"],
+        "chars": len(text),
+        "text": text[:EXCERPT],
+    }
+
+
+def _query(data: Any, query: str, parameters: list[Any]) -> pa.Table:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("data", data)
+        return connection.sql(query, params=parameters).to_arrow_table()

@@ -1,0 +1,237 @@
+"""The main job, end to end: everything is accounted for, and the result depends on nothing but input and recipe."""
+
+import itertools
+import shutil
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from runs import results, rows, stats
+
+from tilth.curate.label import FAMILIES
+from tilth.curate.pipeline import curate, decide, relabel
+from tilth.curate.recipe import PACKAGE, CurateRecipe
+from tilth.curate.run import Run
+from tilth.curate.why import stories, told
+from tilth.errors import DirectoryConflict, InputError, ModelError, RecipeError, UsageError
+from tilth.progress import Progress
+from tilth.recipe import load_recipe
+from tilth.storage import Folder
+from tilth.work import WorkOptions
+
+ALONE = WorkOptions(in_process=True)
+QUIET = Progress(quiet=True)
+
+
+def recipe(name="demo", *settings):
+    return load_recipe(CurateRecipe, name, PACKAGE, settings)
+
+
+def run(inputs, output, chosen, work=ALONE):
+    return curate([str(path) for path in inputs], Folder(output), "demo", chosen, work, QUIET)
+
+
+def test_the_funnel_adds_up_exactly(finished):
+    totals = stats(finished)["totals"]
+    documents, failures = rows(finished, "documents", ["id"]), rows(finished, "failures", ["id"])
+    decisions, corpus = rows(finished, "decisions"), rows(finished, "corpus", ["id"])
+    assert totals["records"] == len(documents) + len(failures) == totals["documents"] + totals["failures"]
+    assert [row["id"] for row in decisions] == [row["id"] for row in documents]
+    assert totals["kept"] == sum(row["kept"] for row in decisions) == len(corpus)
+    ids = [row["id"] for row in documents + failures]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_funnel_in_the_report_takes_away_what_it_says(finished):
+    steps = stats(finished)["funnel"]
+    for before, after in itertools.pairwise(steps):
+        assert after["documents"] == before["documents"] - after["removed"]
+        if before["unit"] == after["unit"]:
+            assert after["bytes"] == before["bytes"] - after["removed_bytes"]
+    assert steps[-1]["documents"] == stats(finished)["totals"]["kept"]
+
+
+def test_every_drop_names_its_rule_value_and_threshold(finished, demo_recipe):
+    for row in rows(finished, "decisions"):
+        named = [row[part] is not None for part in ("rule", "label", "value", "test")]
+        assert named == [not row["kept"]] * 4
+        assert row["kept"] or row["rule"] in demo_recipe.rules
+    assert all(row["reason"] and row["stage"] for row in rows(finished, "failures"))
+
+
+def test_rules_add_up_in_the_stats(finished):
+    found = Counter(row["rule"] for row in rows(finished, "decisions"))
+    for rule in stats(finished)["rules"]:
+        assert rule["decided"] == found[rule["rule"]]
+        assert rule["alone"] <= rule["decided"] <= rule["would_drop"]
+    for histogram in stats(finished)["histograms"]:
+        counted = sum(histogram["kept"]) + sum(histogram["dropped"])
+        assert counted == stats(finished)["totals"]["documents"]
+
+
+def test_the_corpus_is_ordered_cleaned_and_labelled(finished):
+    table = pq.ParquetFile(next((finished / "corpus").iterdir())).read()
+    ids = table["id"].to_pylist()
+    assert ids == sorted(ids)
+    assert set(FAMILIES) <= set(table.column_names)
+    assert any(removed for removed in table["removed"].to_pylist())
+    assert not any("cookie policy" in text.lower() for text in table["text"].to_pylist())
+
+
+def test_workers_and_units_change_nothing(ray, finished, crawl, tmp_path):
+    run([crawl], tmp_path / "two", recipe(), WorkOptions(workers=2))
+    assert results(tmp_path / "two") == results(finished)
+    run([crawl], tmp_path / "small", recipe("demo", "read.unit_bytes=20000"))
+    small, whole = results(tmp_path / "small"), results(finished)
+    for name in whole:
+        assert name.startswith(("documents/", "failures/", "decisions/")) or small[name] == whole[name], name
+
+
+def test_where_the_crawl_stands_changes_nothing(finished, crawl, tmp_path):
+    moved = tmp_path / "elsewhere" / crawl.name
+    shutil.copytree(crawl, moved)
+    run([moved], tmp_path / "run", recipe())
+    assert results(tmp_path / "run") == results(finished)
+
+
+def test_the_same_command_again_finds_everything_done(copied, crawl, demo_recipe):
+    before = {file: file.stat().st_mtime_ns for file in copied.rglob("*.parquet")}
+    run([crawl], copied, demo_recipe)
+    assert {file: file.stat().st_mtime_ns for file in copied.rglob("*.parquet")} == before
+
+
+def test_a_changed_rule_changes_decisions_and_changing_it_back_restores_every_byte(copied, finished, demo_recipe):
+    folder = Folder(copied)
+    decide(folder, "demo", recipe("demo", "rules.gopher-words.min=100000000"), ALONE, QUIET)
+    assert stats(copied)["totals"]["kept"] == 0
+    assert rows(copied, "corpus") == []
+    decide(folder, "demo", demo_recipe, ALONE, QUIET)
+    assert results(copied) == results(finished)
+
+
+def test_deciding_without_a_corpus_leaves_none(copied):
+    decide(Folder(copied), "demo", recipe("demo", "rules.gopher-words.min=60"), ALONE, QUIET, corpus=False)
+    assert not list((copied / "corpus").glob("*"))
+
+
+def test_what_would_give_other_labels_is_not_a_decision(copied):
+    with pytest.raises(UsageError, match="labels"):
+        decide(Folder(copied), "demo", recipe("demo", "labels.gopher.variant=dolma"), ALONE, QUIET)
+
+
+def test_another_recipe_or_input_in_the_same_directory_is_refused_with_the_difference(copied, crawl, demo_recipe):
+    with pytest.raises(DirectoryConflict, match=r"rules\.gopher-words\.min is 50.* there, 51.* asked"):
+        run([crawl], copied, recipe("demo", "rules.gopher-words.min=51"))
+    with pytest.raises(DirectoryConflict, match="inputs"):
+        run([next(crawl.glob("*.warc.gz"))], copied, demo_recipe)
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(crawl, tmp_path, demo_recipe):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DirectoryConflict, match="not a run of tilth"):
+        run([crawl], tmp_path, demo_recipe)
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name != ".lock") == ["thesis.txt"]
+
+
+def test_a_label_family_is_brought_up_to_date_without_touching_the_others(copied):
+    before = {name: digest for name, digest in results(copied).items() if name.startswith("documents/")}
+    relabel(Folder(copied), ["gopher"], recipe("demo", "labels.gopher.variant=dolma"), ALONE, QUIET)
+    after = results(copied)
+    assert before.items() <= after.items()
+    table = Run(Folder(copied))
+    key = next(key for key, record in table.documents().items() if record["counts"]["documents"])
+    new = table.table(key, ["gopher.mean_word_length"])["gopher.mean_word_length"].to_pylist()
+    old = pq.read_table(copied / "documents" / f"{key}.parquet")["gopher"].to_pylist()
+    assert new != [one["mean_word_length"] for one in old]
+    assert table.recipe.labels.gopher.variant == "dolma"
+
+
+def test_why_tells_a_dropped_document_a_kept_one_and_a_failure(finished):
+    decisions = rows(finished, "decisions")
+    dropped = next(row for row in decisions if not row["kept"])
+    story = stories(Run(Folder(finished)), dropped["id"])[0]
+    assert (story["fate"], story["rule"], story["value"]) == ("dropped", dropped["rule"], dropped["value"])
+    assert dropped["rule"] in told(story)
+    kept = next(row for row in decisions if row["kept"])
+    story = stories(Run(Folder(finished)), kept["id"][:12])[0]
+    assert story["fate"] == "kept"
+    assert all(rule["passes"] is not False for rule in story["rules"])
+    failure = next(row for row in rows(finished, "failures") if row["url"])
+    assert failure["reason"] in told(stories(Run(Folder(finished)), failure["url"])[0])
+    with pytest.raises(InputError, match="no document"):
+        stories(Run(Folder(finished)), "http://nowhere.example/")
+
+
+def test_a_gate_leaves_a_row_in_failures(crawl, tmp_path):
+    chosen = recipe("keep-all", "extract.timeout=1", "gates={long: {label: length.words, min: 100000}}")
+    run([crawl], tmp_path / "run", chosen)
+    totals = stats(tmp_path / "run")["totals"]
+    assert totals["documents"] == 0
+    assert "long" in {row["reason"] for row in rows(tmp_path / "run", "failures")}
+
+
+def test_a_run_lives_in_memory_or_in_a_bucket_as_well(crawl, tmp_path):
+    one = [str(crawl / "crawl-00.warc.gz")]
+    folder = Folder("memory://curation/run")
+    chosen = recipe("keep-all", "extract.timeout=1")
+    first = curate(one, folder, "keep-all", chosen, ALONE, QUIET).stats
+    again = curate(one, folder, "keep-all", chosen, ALONE, QUIET).stats
+    assert first == again
+    local = curate(one, Folder(tmp_path / "run"), "keep-all", chosen, ALONE, QUIET).stats
+    assert first == local
+    assert folder.read("report.html") == (tmp_path / "run" / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rules.x={label: gopher.wrods, min: 1}", r"no label gopher\.wrods; did you mean gopher\.words\?"),
+        ("rules.x={label: gopher.words}", "one of min, max, in, not_in"),
+        ("gates.x={label: gopher.words, min: 1}", "not known that early"),
+        ("clean=[c4-polici]", r"no line rule c4-polici; did you mean c4-policy\?"),
+        ("extract.timeout=soon", r"extract\.timeout"),
+        ("labels.gopher.variant=goffer", r"labels\.gopher\.variant"),
+        ("extracct.timeout=1", "did you mean extract"),
+    ],
+)
+def test_a_recipe_with_a_mistake_is_refused_in_one_line(setting, message):
+    with pytest.raises(RecipeError, match=message) as told_error:
+        recipe("demo", setting)
+    assert "\n" not in str(told_error.value)
+
+
+def test_a_model_that_is_none_is_told_before_anything_is_written(crawl, tmp_path):
+    fake = tmp_path / "lid.bin"
+    fake.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match=r"lid\.bin"):
+        run([crawl], tmp_path / "run", recipe("demo", f"labels.language.model={fake}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_input_without_any_document_ends_as_an_empty_run(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "blank.html").write_text("<html><body></body></html>")
+    outcome = run([tmp_path / "in"], tmp_path / "run", recipe())
+    assert outcome.stats["totals"]["documents"] == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_no_page_of_the_real_crawl_is_lost(ray, data, tmp_path):
+    run([data / "crawl"], tmp_path / "run", recipe("fineweb", "read.unit_bytes=2000000"), WorkOptions(workers=2))
+    totals = stats(tmp_path / "run")["totals"]
+    assert totals["records"] == 859
+    assert totals["documents"] >= 840
+    reasons = {row["reason"] for row in rows(tmp_path / "run", "failures")}
+    assert reasons == {"empty"}
+
+
+@pytest.mark.parametrize("name", ["fineweb", "refinedweb", "gopher", "c4", "keep-all", "demo"])
+def test_every_shipped_recipe_judges_the_demo(copied, name):
+    chosen = recipe(name)
+    own = Run(Folder(copied)).recipe
+    merged = own.model_copy(update={"rules": chosen.rules, "clean": chosen.clean, "corpus": chosen.corpus})
+    totals = decide(Folder(copied), name, merged, ALONE, QUIET).stats["totals"]
+    assert 0 < totals["kept"] <= totals["documents"]
+    assert (totals["kept"] == totals["documents"]) == (name == "keep-all")
