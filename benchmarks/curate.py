@@ -7,8 +7,8 @@ CRAWL is a folder of *.warc.gz. Each peer runs in the virtual environment of the
 `ray[default]`) and is left out where none is. All do the same job: read WARCs, extract with trafilatura (precision, no
 comments), filter or label, write Parquet. The floor does nothing but extract, with our settings, in as many processes.
 
-Start-up (interpreters, Ray, models) is left out of all alike and given apart: it is what the job takes on a crawl of one
-page. Rounds go through all contestants in turn, so that a slow minute of the machine hits each of them. Memory is the
+Start-up (interpreters, Ray, models) is left out of all alike and given apart: it is what the job takes on a crawl of
+one page. Rounds go through all contestants in turn, so that a slow minute of the machine hits each of them. Memory is the
 summed PSS of every process that the contestant started, sampled in a round of its own.
 """
 

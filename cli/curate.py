@@ -205,10 +205,8 @@ def summary(stats: dict[str, Any]) -> str:
     rows = []
     for step in stats["funnel"]:
         if step["kind"] == "start" or step["removed"] or step["kind"] == "cleaning":
-            size = f"{step['bytes'] / 1e6:>10.2f} MB"
-            rows.append(
-                f"{step['step']:<28}{step['documents']:>10}{size}{'  -' + str(step['removed']) if step['removed'] else ''}"
-            )
+            removed = f"  -{step['removed']}" if step["removed"] else ""
+            rows.append(f"{step['step']:<28}{step['documents']:>10}{step['bytes'] / 1e6:>10.2f} MB{removed}")
     totals = stats["totals"]
     rows.append(f"{'kept':<28}{totals['kept']:>10}{totals['corpus_bytes'] / 1e6:>10.2f} MB")
     return "\n".join(rows)

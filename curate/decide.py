@@ -12,7 +12,7 @@ from tilth.work import Outbox
 
 from .clean import CLEANED, cleaned
 from .dedup.exact import copies
-from .recipe import COPY_OF, CurateRecipe
+from .recipe import COPY_OF, CurateRecipe, label_types
 from .rules import Rule, Verdicts, judge, labels_of
 from .run import Run
 
@@ -101,16 +101,16 @@ def tally(columns: Mapping[str, pa.Array], verdicts: Verdicts, rules: Mapping[st
             "would_drop": int(verdicts.failed[index].sum()),
             "alone": int((verdicts.failed[index] & (fails == 1)).sum()),
         }
-    histograms = {}
+    types, histograms = label_types(), {}
     for rule in rules.values():
-        values = columns[rule.label]
         if rule.label not in histograms and (rule.min is not None or rule.max is not None):
-            edges = bins(rule.label, values.type, rules)
-            numbers = np.nan_to_num(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
-            place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+            edges = bins(rule.label, types[rule.label], rules)
+            values = columns[rule.label].cast(pa.float64()).to_numpy(zero_copy_only=False)
+            measured = ~np.isnan(values)
+            place = np.clip(np.searchsorted(edges, values[measured], side="right") - 1, 0, len(edges) - 2)
             histograms[rule.label] = {
-                "kept": _counts(place[kept], len(edges) - 1),
-                "dropped": _counts(place[~kept], len(edges) - 1),
+                "kept": _counts(place[kept[measured]], len(edges) - 1),
+                "dropped": _counts(place[~kept[measured]], len(edges) - 1),
             }
     return {
         "documents": len(kept),

@@ -1,8 +1,8 @@
 """The passes of a curation run, in order: read and label, find duplicates, decide, write the corpus, report.
 
-Every pass is a list of units on the engine. A pass that depends on others says on what (a hash of their files and of the
-part of the recipe that it reads), and is done anew when that changes: so the same command resumes, and a changed rule
-costs a pass over labels, not over text.
+Every pass is a list of units on the engine. A pass that depends on others says on what (a hash of their files and of
+the part of the recipe that it reads), and is done anew when that changes: so the same command resumes, and a changed
+rule costs a pass over labels, not over text.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ def decide(
         changed = [part for part in LABEL_SECTIONS if getattr(run.recipe, part) != getattr(recipe, part)]
         if changed:
             raise UsageError(
-                f"{output.url}: `decide` changes rules, clean and corpus; {', '.join(changed)} would give other labels: "
+                f"{output.url}: `decide` changes rules, clean and corpus; {', '.join(changed)} would change labels: "
                 "use `tilth curate label` for labels, another run for the rest"
             )
         request = {**run.request, "name": name, "recipe": recipe.model_dump(mode="json", by_alias=True)}
@@ -139,13 +139,13 @@ def report(run: Run, passes: dict[str, dict[str, Record]]) -> dict[str, Any]:
     """Writes stats.json and report.html; they hold no clock, so equal runs write equal files."""
     counts = {name: [record["counts"] for record in records.values()] for name, records in passes.items()}
     stats = collect(run, counts, run.request["inputs"]["names"])
-    run.folder.write("stats.json", orjson.dumps(stats, option=orjson.OPT_INDENT_2) + b"\n")
+    run.folder.write("stats.json", orjson.dumps(stats, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     run.folder.write("report.html", render_report(stats, samples(run)).encode())
     return stats
 
 
 def _request(name: str, recipe: CurateRecipe, units: Sequence[InputUnit]) -> dict[str, Any]:
-    """What makes two runs the same: recipe, versions of the labels, and the inputs by name and size, wherever mounted."""
+    """What makes two runs the same: recipe, versions of the labels, the inputs by name and size, wherever mounted."""
     names = sorted({unit.name.split("/")[0] for unit in units})
     inputs = [(unit.key, unit.name, unit.kind, unit.start, unit.end, unit.size) for unit in units]
     return {

@@ -2,6 +2,7 @@
 
 from typing import Self
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .clean import CLEANED
@@ -13,6 +14,13 @@ from .rules import Rule
 
 PACKAGE = "tilth.curate.recipes"
 COPY_OF = "dup.copy_of"  # the representative's id, or nothing; known once all documents are
+
+
+def label_types() -> dict[str, pa.DataType]:
+    """Every label that a rule may name: those that are stored, and those that follow from them."""
+    shares = ("removed_words_share",)
+    left = {f"cleaned.{name}": pa.float64() if name in shares else pa.int64() for name in CLEANED}
+    return {**measures(), COPY_OF: pa.string(), **left}
 
 
 class CorpusOptions(BaseModel):
@@ -39,7 +47,7 @@ class CurateRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _labels_exist(self) -> Self:
-        known = [*measures(), COPY_OF, *(f"cleaned.{name}" for name in CLEANED)]
+        known = list(label_types())
         for section, rules in (("gates", self.gates), ("rules", self.rules)):
             for name, rule in rules.items():
                 for label in rule.labels():

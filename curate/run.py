@@ -24,7 +24,7 @@ COMMAND = "curate run"
 
 
 class Run:
-    """One run directory. Labels that were added later stand in `labels/<family>/` and win over those of `documents/`."""
+    """One run directory. Labels added later stand in `labels/<family>/` and win over those of `documents/`."""
 
     def __init__(self, folder: Folder):
         self.folder = folder

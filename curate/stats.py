@@ -10,8 +10,7 @@ from tilth.ledger import total
 from tilth.rundir import version
 
 from .decide import bins
-from .label import measures
-from .recipe import CurateRecipe
+from .recipe import CurateRecipe, label_types
 from .rules import Rule
 from .run import Run
 
@@ -150,17 +149,21 @@ def _step(step: str, kind: str, documents: int, size: int, removed: int, gone: i
 
 
 def _histograms(recipe: CurateRecipe, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    kinds = measures() | {label: pa.float64() for label in found if label not in measures()}
+    types = label_types()
     rows = []
-    for label, counts in found.items():
-        edges = bins(label, kinds[label], recipe.rules)
-        asking = {name: rule for name, rule in recipe.rules.items() if rule.label == label}
-        name, rule = next(iter(asking.items()))
+    seen: set[str] = set()
+    for name, rule in recipe.rules.items():
+        label = rule.label
+        if label not in found or label in seen:
+            continue
+        seen.add(label)
+        counts = found[label]
+        edges = bins(label, types[label], recipe.rules)
         rows.append(
             {
                 "label": label,
                 "rule": name,
-                "scale": "log" if pa.types.is_integer(kinds[label]) else "linear",
+                "scale": "log" if pa.types.is_integer(types[label]) else "linear",
                 "edges": [round(float(edge), 6) for edge in edges],
                 "kept": [counts.get("kept", {}).get(str(place), 0) for place in range(len(edges) - 1)],
                 "dropped": [counts.get("dropped", {}).get(str(place), 0) for place in range(len(edges) - 1)],

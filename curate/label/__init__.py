@@ -1,7 +1,7 @@
 """Labels: what is measured of a document, family by family. Nothing here decides anything.
 
-A family is a NamedTuple of measures and becomes one struct column. It carries a version, which goes up whenever the same
-text would get other values, so that a run knows which of its labels are out of date.
+A family is a NamedTuple of measures and becomes one struct column. It carries a version, which goes up whenever the
+same text would get other values, so that a run knows which of its labels are out of date.
 """
 
 from typing import Any, NamedTuple
