@@ -1,13 +1,15 @@
 """Agreement with datatrove, filter by filter: do our labels with the same thresholds keep and drop the same documents?
 
 Usage: python benchmarks/agreement.py INPUT --peer-python PEER/bin/python [--differences]
-INPUT is a curation run (its documents/ are read), or a JSONL file with `text` in each line. Prints one JSON line: for
-each filter the share of documents with the same decision and their number, by script, judged by datatrove as it does by
-default (English words in every language) and, where the script has a tokenizer of its own there (Chinese: jieba), by
-that one. With --differences, the documents that differ go to standard error with datatrove's reason and ours.
+INPUT is a curation run (its documents/ are read), or a JSONL file with `text` in each line. The texts are labelled
+here, in the datatrove variant. Prints one JSON line: for each filter the share of documents with the same decision and
+their number, in all and by script; once with each page's own word tokenizer in datatrove, as far as one needs nothing
+heavy (Chinese: jieba; the others: English, its default), and once with English for every page. With --differences, the
+documents that differ go to standard error, with datatrove's reason and ours.
 
-What differs by design is C4's line rules outside Latin script. datatrove counts words between white space and knows
-five ASCII marks, so that a line of Chinese is one word without an end, and falls; here its own words and marks count.
+C4's lines are compared twice. datatrove counts words between white space and knows five ASCII marks, so that a line of
+Chinese is one word without an end, and falls: so does ours in `labels.lines.variant: datatrove`. By default each
+script's own words and marks count here (`c4_script_aware`), and that differs outside Latin script on purpose.
 """
 
 # pyright: reportMissingImports=false
@@ -27,13 +29,13 @@ import pyarrow.parquet as pq
 from tilth.curate.clean import cleaned
 from tilth.curate.label.fineweb import FineWebOptions, fineweb
 from tilth.curate.label.gopher import GopherOptions, gopher
-from tilth.curate.label.lines import Lines, lines
+from tilth.curate.label.lines import SCRIPT_AWARE, Lines, LinesOptions, lines
 from tilth.curate.label.repetition import repetition
 from tilth.curate.segment import Segmented, segment
 from tilth.document import struct_of
 
 PEER = Path(__file__).parent / "peers" / "datatrove_filters.py"
-OWN_LANGUAGE = {"Hani": "cmn_Hani"}  # datatrove's languages whose word tokenizer needs no more than jieba
+OWN_LANGUAGE = {"Hani": "cmn_Hani"}  # datatrove's language by script; Japanese, Thai ... need more than jieba
 
 # datatrove's defaults: (our measure, datatrove's reason, lowest and highest value that is kept), in its order.
 QUALITY = (
@@ -90,20 +92,27 @@ def decision(measures: dict[str, Any], rules: tuple) -> tuple[str, float | None]
     return "", None
 
 
-def cleaned_measures(document: Segmented, rules: tuple[str, ...]) -> dict[str, Any]:
-    labels = pa.array([lines(document)._asdict()], struct_of(Lines))
-    return {name: values[0] for name, values in cleaned(*labels.flatten(), rules=rules).items()}
+def c4(document: Segmented, options: LinesOptions, terminal: bool) -> tuple[str, float | None]:
+    rules = tuple(rule for rule in C4_LINES if terminal or rule != "c4-no-terminal-punctuation")
+    labels = pa.array([lines(document, options)._asdict()], struct_of(Lines))
+    left = cleaned(*labels.flatten(), rules=rules)
+    return decision({name: values[0] for name, values in left.items()}, C4)
 
 
-def ours(document: Segmented, language: str) -> dict[str, tuple[str, float | None]]:
-    options = GopherOptions(variant="datatrove")
-    unended = tuple(rule for rule in C4_LINES if rule != "c4-no-terminal-punctuation")
+def ours(document: Segmented) -> dict[str, dict[str, tuple[str, float | None]]]:
+    """Decisions by datatrove's filter, then by the name under which ours is reported."""
+    options, to_the_letter = GopherOptions(variant="datatrove"), LinesOptions(variant="datatrove")
+    repeats, quality = repetition(document, options), gopher(document, options, "en")
+    line_measures = fineweb(document, FineWebOptions(short_line_length_unspaced=30))
     return {
-        "gopher_repetition": decision(repetition(document, options)._asdict(), REPETITION),
-        "gopher_quality": decision(gopher(document, options, language)._asdict(), QUALITY),
-        "c4": decision(cleaned_measures(document, unended), C4),
-        "c4_terminal": decision(cleaned_measures(document, C4_LINES), C4),
-        "fineweb": decision(fineweb(document, FineWebOptions(short_line_length_unspaced=30))._asdict(), FINEWEB),
+        "gopher_repetition": {"gopher_repetition": decision(repeats._asdict(), REPETITION)},
+        "gopher_quality": {"gopher_quality": decision(quality._asdict(), QUALITY)},
+        "c4": {"c4": c4(document, to_the_letter, False), "c4_script_aware": c4(document, SCRIPT_AWARE, False)},
+        "c4_terminal": {
+            "c4_terminal": c4(document, to_the_letter, True),
+            "c4_terminal_script_aware": c4(document, SCRIPT_AWARE, True),
+        },
+        "fineweb": {"fineweb": decision(line_measures._asdict(), FINEWEB)},
     }
 
 
@@ -128,23 +137,22 @@ def texts(path: Path) -> Iterator[str]:
         yield from pq.read_table(part, columns=["text"])["text"].to_pylist()
 
 
-def compare(documents: list[Segmented], judged: list[dict[str, str]], language: str, show: bool) -> dict[str, Any]:
-    """Share of equal decisions by filter and script; differences to standard error."""
+def compare(
+    documents: list[Segmented], mine: list[dict[str, Any]], judged: list[dict[str, str]], show: bool
+) -> dict[str, dict[str, list[float]]]:
+    """Share of equal decisions and number of documents, by filter and script; differences to standard error."""
     table: dict[str, dict[str, list[int]]] = {}
-    for number, (document, peer) in enumerate(zip(documents, judged, strict=True)):
-        mine = ours(document, language)
-        for name, reason in peer.items():
-            same = bool(reason) == bool(mine[name][0])
-            for group in ("all", document.script):
-                counts = table.setdefault(name, {}).setdefault(group, [0, 0])
-                counts[0] += same
-                counts[1] += 1
-            if show and not same:
-                reason_of_ours, value = mine[name]
-                print(
-                    json.dumps([number, name, document.script, len(document.text), reason, reason_of_ours, value]),
-                    file=sys.stderr,
-                )
+    for number, (document, own, peer) in enumerate(zip(documents, mine, judged, strict=True)):
+        for filter_name, reason in peer.items():
+            for name, (reason_of_ours, value) in own[filter_name].items():
+                same = bool(reason) == bool(reason_of_ours)
+                for group in ("all", document.script):
+                    counts = table.setdefault(name, {}).setdefault(group, [0, 0])
+                    counts[0] += same
+                    counts[1] += 1
+                if show and not same:
+                    told = [number, name, document.script, len(document.text), reason, reason_of_ours, value]
+                    print(json.dumps(told), file=sys.stderr)
     return {
         name: {group: [round(same / count, 4), count] for group, (same, count) in groups.items()}
         for name, groups in table.items()
@@ -152,18 +160,19 @@ def compare(documents: list[Segmented], judged: list[dict[str, str]], language: 
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("input", type=Path)
     arguments.add_argument("--peer-python", required=True)
     arguments.add_argument("--differences", action="store_true")
     options = arguments.parse_args()
     documents = [segment(text) for text in texts(options.input) if text]
+    mine = [ours(document) for document in documents]
     result: dict[str, Any] = {"documents": len(documents)}
-    result["as_english"] = compare(documents, theirs(options.peer_python, documents, False), "en", options.differences)
-    own = [document for document in documents if document.script in OWN_LANGUAGE]
-    if own:
-        judged = theirs(options.peer_python, own, True)
-        result["own_tokenizer"] = compare(own, judged, "en", options.differences)
+    for name, own_language in (("own_tokenizer", True), ("as_english", False)):
+        if options.differences:
+            print(name, file=sys.stderr)
+        judged = theirs(options.peer_python, documents, own_language)
+        result[name] = compare(documents, mine, judged, options.differences)
     print(json.dumps(result))
 
 

@@ -8,8 +8,8 @@ CRAWL is a folder of *.warc.gz. Each peer runs in the virtual environment of the
 comments), filter or label, write Parquet. The floor does nothing but extract, with our settings, in as many processes.
 
 Start-up (interpreters, Ray, models) is left out of all alike and given apart: it is what the job takes on a crawl of
-one page. Rounds go through all contestants in turn, so that a slow minute of the machine hits each of them. Memory is the
-summed PSS of every process that the contestant started, sampled in a round of its own.
+one page. Rounds go through all contestants in turn, so that a slow minute of the machine hits each of them. Memory is
+the summed PSS of every process that the contestant started, sampled in a round of its own.
 """
 
 import argparse
@@ -100,9 +100,8 @@ def one_page(crawl: Path, folder: Path) -> Path:
     source = min(crawl.glob("*.warc.gz"))
     with open(source, "rb") as file:
         record = next(iter(ArchiveIterator(file, record_types=WarcRecordType.response)))
-        with open(place / "one.warc.gz", "wb") as target:
-            with gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as member:
-                record.write(member)
+        with open(place / "one.warc.gz", "wb") as target, gzip.GzipFile(fileobj=target, mode="wb", mtime=0) as member:
+            record.write(member)
     return place
 
 

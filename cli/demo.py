@@ -35,4 +35,5 @@ def demo(
     work = WorkOptions(workers=workers, in_process=in_process)
     result = curate([str(crawl)], Folder(run), "demo", recipe, work, Progress(Folder(run)))
     _finish(result, str(run), as_json=False)
-    print(f"what became of one page: tilth curate why {run} http://garden.example/")
+    spam = next(entry.url for entry in written.entries if entry.kind == "spam" and entry.url)
+    print(f"what became of one page: tilth curate why {run} {spam}")

@@ -1,6 +1,5 @@
 """The deciding pass: labels and rules become one row a document, kept or dropped, with rule, value and threshold."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,16 +101,13 @@ def tally(columns: Mapping[str, pa.Array], verdicts: Verdicts, rules: Mapping[st
             "alone": int((verdicts.failed[index] & (fails == 1)).sum()),
         }
     types, histograms = label_types(), {}
-    for rule in rules.values():
-        if rule.label not in histograms and (rule.min is not None or rule.max is not None):
-            edges = bins(rule.label, types[rule.label], rules)
+    for name, rule in rules.items():
+        if rule.min is not None or rule.max is not None:
+            edges = bins(rule, types[rule.label])
             values = columns[rule.label].cast(pa.float64()).to_numpy(zero_copy_only=False)
-            measured = ~np.isnan(values)
-            place = np.clip(np.searchsorted(edges, values[measured], side="right") - 1, 0, len(edges) - 2)
-            histograms[rule.label] = {
-                "kept": _counts(place[kept[measured]], len(edges) - 1),
-                "dropped": _counts(place[~kept[measured]], len(edges) - 1),
-            }
+            told = rule.applies(columns) & ~np.isnan(values)
+            place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+            histograms[name] = {"kept": _counts(place[told & kept]), "dropped": _counts(place[told & ~kept])}
     return {
         "documents": len(kept),
         "kept": int(kept.sum()),
@@ -123,25 +119,22 @@ def tally(columns: Mapping[str, pa.Array], verdicts: Verdicts, rules: Mapping[st
     }
 
 
-def bins(label: str, kind: pa.DataType, rules: Mapping[str, Rule]) -> np.ndarray:
-    """Edges of a label's histogram: counts by powers of ten, shares on a range that shows the thresholds well.
+def bins(rule: Rule, kind: pa.DataType) -> np.ndarray:
+    """Edges of the histogram of a rule's label: counts by powers of ten, shares on a range that shows the threshold.
 
-    They depend on the recipe alone, so that the histograms of all units add up.
+    They depend on the recipe alone, so that the histograms of all units add up. The last bin takes what lies beyond.
     """
     if pa.types.is_integer(kind):
         return np.concatenate([[0.0], 10.0 ** np.arange(0, 7.01, 0.125)])
-    limits = [limit for rule in rules.values() if rule.label == label for limit in (rule.min, rule.max) if limit]
-    top = max(limits, default=0.25)
-    if top <= 1:
-        ranges = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-        return np.linspace(0, next((high for high in ranges if high >= min(1, 3 * top)), 1.0), 51)
-    return np.linspace(
-        0, 2 * 10 ** math.floor(math.log10(top)) * math.ceil(top / 10 ** math.floor(math.log10(top))), 51
-    )
+    limit = max(rule.min or 0, rule.max or 0) or 0.25
+    shares = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    highest = min(share for share in shares if share >= min(1, 3 * limit)) if limit <= 1 else 2 * limit
+    return np.linspace(0, highest, 51)
 
 
-def _counts(places: np.ndarray, size: int) -> dict[str, int]:
-    counts = np.bincount(places, minlength=size)
+def _counts(places: np.ndarray) -> dict[str, int]:
+    """How often each bin occurs, by its number; bins that do not are left out."""
+    counts = np.bincount(places)
     return {str(place): int(counts[place]) for place in np.flatnonzero(counts).tolist()}
 
 

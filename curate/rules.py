@@ -47,12 +47,14 @@ class Rule(BaseModel):
 
     def test(self) -> str:
         """What has to hold, for a person to read: `50 ≤ gopher.words ≤ 100,000`."""
-        if self.any_of is not None or self.none_of is not None:
-            word, values = ("in", self.any_of) if self.any_of is not None else ("not in", self.none_of)
-            return f"{self.label} {word} {', '.join(value or 'none' for value in values or ())}"
         low = f"{self.min:,.12g} ≤ " if self.min is not None else ""
         high = f" ≤ {self.max:,.12g}" if self.max is not None else ""
-        return f"{low}{self.label}{high}"
+        parts = [f"{low}{self.label}{high}"] if low or high else []
+        parts += [f"{self.label} in {_listed(self.any_of)}"] if self.any_of is not None else []
+        parts += [f"{self.label} not in {_listed(self.none_of)}"] if self.none_of is not None else []
+        where = [f"where {label} in {_listed(values)}" for label, values in self.when.items()]
+        where += [f"except where {label} in {_listed(values)}" for label, values in self.unless.items()]
+        return " ".join([" and ".join(parts), *where])
 
     def failed(self, columns: Columns) -> np.ndarray:
         """bool[n]: which documents this rule would drop."""
@@ -78,6 +80,10 @@ class Rule(BaseModel):
         for label, values in self.unless.items():
             speaks &= ~_among(columns[label], values)
         return speaks
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(value or "none" for value in values)
 
 
 def _among(column: pa.Array, values: Sequence[str]) -> np.ndarray:

@@ -149,28 +149,19 @@ def _step(step: str, kind: str, documents: int, size: int, removed: int, gone: i
 
 
 def _histograms(recipe: CurateRecipe, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How the documents that each rule speaks of lie on its label."""
     types = label_types()
     rows = []
-    seen: set[str] = set()
     for name, rule in recipe.rules.items():
-        label = rule.label
-        if label not in found or label in seen:
+        if name not in found:
             continue
-        seen.add(label)
-        counts = found[label]
-        edges = bins(label, types[label], recipe.rules)
-        rows.append(
-            {
-                "label": label,
-                "rule": name,
-                "scale": "log" if pa.types.is_integer(types[label]) else "linear",
-                "edges": [round(float(edge), 6) for edge in edges],
-                "kept": [counts.get("kept", {}).get(str(place), 0) for place in range(len(edges) - 1)],
-                "dropped": [counts.get("dropped", {}).get(str(place), 0) for place in range(len(edges) - 1)],
-                "min": rule.min,
-                "max": rule.max,
-            }
-        )
+        edges = bins(rule, types[rule.label])
+        row = {"label": rule.label, "rule": name, "min": rule.min, "max": rule.max}
+        row["scale"] = "log" if pa.types.is_integer(types[rule.label]) else "linear"
+        row["edges"] = [round(float(edge), 6) for edge in edges]
+        for side in ("kept", "dropped"):
+            row[side] = [found[name].get(side, {}).get(str(place), 0) for place in range(len(edges) - 1)]
+        rows.append(row)
     return rows
 
 

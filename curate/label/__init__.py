@@ -16,7 +16,7 @@ from .fineweb import FineWeb, FineWebOptions, fineweb
 from .gopher import Gopher, GopherOptions, gopher
 from .language import LanguageIdentifier, LanguageOptions
 from .length import Length, length
-from .lines import Lines, lines
+from .lines import Lines, LinesOptions, lines
 from .noise import Noise, noise
 from .repetition import Repetition, repetition
 from .sensitive import Sensitive, SensitiveMatcher, SensitiveOptions
@@ -48,6 +48,7 @@ class LabelOptions(BaseModel):
     url: UrlOptions = UrlOptions()
     gopher: GopherOptions = GopherOptions()
     fineweb: FineWebOptions = FineWebOptions()
+    lines: LinesOptions = LinesOptions()
     sensitive: SensitiveOptions = Field(default=SensitiveOptions(), description="measured where lists are given")
 
 
@@ -108,7 +109,7 @@ class Labeller:
             "gopher": gopher(document, self._options.gopher, language),
             "repetition": repetition(document, self._options.gopher),
             "fineweb": fineweb(document, self._options.fineweb),
-            "lines": lines(document),
+            "lines": lines(document, self._options.lines),
             "noise": noise(document),
             "sensitive": self._sensitive(document.text, language) if self._sensitive else None,
             "dup": Dup(exact_hash(document.text)),

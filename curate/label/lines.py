@@ -2,13 +2,15 @@
 
 Each rule says what is true of a line by itself, whatever other rules say of it: `curate.clean` applies any sequence of
 them to labels or to the text. Blank lines have no flags. In lines written without spaces between words (Chinese,
-Japanese, Thai ...) words are those of the segmentation, since a whole sentence there is one word between white space.
+Japanese, Thai ...) words are those of the segmentation, since a whole sentence there is one word between white space;
+that and the end marks of other scripts are the default variant, and C4 to the letter is the other.
 """
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..segment import DIGIT, TERMINAL_MARKS, UPPER, Segmented, segment
 
@@ -55,6 +57,21 @@ _COUNTED = "likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|down
 _COUNTER = re.compile(rf"\W*\d[,.\d]*[kmb]?\s+(?:{_COUNTED})\W*", re.IGNORECASE)
 
 
+class LinesOptions(BaseModel):
+    """What a word is, and what ends a line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: Literal["script-aware", "datatrove"] = Field(
+        default="script-aware",
+        description="script-aware: each script's own words and end marks; datatrove: in every script what stands "
+        "between white space and the five marks of C4, which leaves next to nothing of Chinese or Japanese",
+    )
+
+
+SCRIPT_AWARE = LinesOptions()
+
+
 class Lines(NamedTuple):
     """Labels of a document's lines, aligned with text.split("\\n")."""
 
@@ -64,10 +81,11 @@ class Lines(NamedTuple):
     edited_words: list[int]  # one byte for each of EDITS, the first lowest: words it would remove, at most 127
 
 
-def lines(document: Segmented) -> Lines:
+def lines(document: Segmented, options: LinesOptions = SCRIPT_AWARE) -> Lines:
     """Labels of every line; total on any text."""
+    script_aware = options.variant == "script-aware"
     stripped = [line.strip() for line in document.lines]
-    unspaced = document.unspaced_lines
+    unspaced = document.unspaced_lines if script_aware else np.zeros(len(stripped), bool)
     words = document.per_line(document.spaced_starts)
     if unspaced.any():
         tokens = document.tokens.starts[document.tokens.are_words]
@@ -80,7 +98,8 @@ def lines(document: Segmented) -> Lines:
         flags[holds & written] |= FLAGS[rule]
 
     lengths = np.fromiter(map(len, stripped), np.int64, len(stripped))
-    flag("c4-no-terminal-punctuation", ~_ended(stripped, flags, unspaced))
+    marks = TERMINAL_MARKS if script_aware else frozenset()
+    flag("c4-no-terminal-punctuation", ~_ended(stripped, flags, unspaced, marks))
     flag("c4-few-words", words < 3)
     flag("refinedweb-one-word", words < 2)
     flag("refinedweb-uppercase", document.class_per_line(UPPER) > 0.5 * lengths)
@@ -115,9 +134,9 @@ def _has_policy(line: str) -> bool:
     return any(phrase in lowered for phrase in _POLICY)
 
 
-def _ended(lines: list[str], flags: np.ndarray, unspaced: np.ndarray) -> np.ndarray:
-    """bool a line: it ends as a sentence does, citations apart. Beyond C4's five marks any script's own count, and in
-    lines without spaces what may stand behind them; in English lines a typographic quote does not, as in C4."""
+def _ended(lines: list[str], flags: np.ndarray, unspaced: np.ndarray, marks: frozenset[str]) -> np.ndarray:
+    """bool a line: it ends as a sentence does, citations apart. Beyond C4's five marks those of any script count, and
+    in lines without spaces what may stand behind them; in English lines a typographic quote does not, as in C4."""
     cited = np.flatnonzero(flags & FLAGS["c4-citation"])
     if len(cited):
         lines = lines.copy()
@@ -126,7 +145,7 @@ def _ended(lines: list[str], flags: np.ndarray, unspaced: np.ndarray) -> np.ndar
     ended = [line.endswith(_ENDS) and not line.endswith("...") for line in lines]
     for index, line in enumerate(lines):
         if line and not ended[index] and not line[-1].isascii():
-            ended[index] = line[-1] in TERMINAL_MARKS or (bool(unspaced[index]) and line[-1] in _CLOSERS)
+            ended[index] = line[-1] in marks or (bool(unspaced[index]) and line[-1] in _CLOSERS)
     return np.array(ended, bool)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tilth.curate.label.fineweb import FineWebOptions, fineweb
 from tilth.curate.label.gopher import VARIANTS, GopherOptions, gopher, words_of
 from tilth.curate.label.length import length
-from tilth.curate.label.lines import EDITS, FLAGS, Lines, lines
+from tilth.curate.label.lines import EDITS, FLAGS, SCRIPT_AWARE, Lines, LinesOptions, lines
 from tilth.curate.label.noise import noise
 from tilth.curate.label.repetition import repetition
 from tilth.curate.segment import segment
@@ -255,8 +255,11 @@ def test_gbk_read_as_latin_is_mojibake_and_european_words_are_not():
 # Lines
 
 
-def rules_of(line):
-    flags = lines(segment(line)).flags[0]
+TO_THE_LETTER = LinesOptions(variant="datatrove")
+
+
+def rules_of(line, options=SCRIPT_AWARE):
+    flags = lines(segment(line), options).flags[0]
     return {rule for rule, bit in FLAGS.items() if flags & bit}
 
 
@@ -298,6 +301,31 @@ def test_each_line_rule_on_a_line_of_its_own(line, expected):
     assert rules_of(line) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("A good line of text.", set()),
+        ("This ends with its own mark。", {"c4-no-terminal-punctuation"}),
+        ("यह एक वाक्य है।", {"c4-no-terminal-punctuation"}),
+        ("يذهب الولد إلى المدرسة؟", {"c4-no-terminal-punctuation"}),
+        ("今天的天气很好，我们去公园散步。", {"c4-no-terminal-punctuation", "c4-few-words", "refinedweb-one-word"}),
+        ("我们 去 公园.", set()),
+        ("字" * 1001, {"c4-long-word", "c4-no-terminal-punctuation", "c4-few-words", "refinedweb-one-word"}),
+    ],
+)
+def test_to_the_letter_of_c4_words_are_between_spaces_and_five_marks_end_a_line_in_every_script(line, expected):
+    assert rules_of(line, TO_THE_LETTER) == expected
+
+
+def test_to_the_letter_of_c4_the_words_of_a_chinese_line_are_counted_by_its_spaces():
+    document = segment("我们去公园散步。 read more...\nOne two.\n")
+    assert lines(document).words == [6, 2, 0]
+    to_the_letter = lines(document, TO_THE_LETTER)
+    assert to_the_letter.words == [3, 2, 0]
+    read_more = list(EDITS).index("refinedweb-read-more")
+    assert to_the_letter.edited_words[0] == 2 << 8 * read_more
+
+
 def test_line_labels_are_aligned_with_the_lines():
     measured = lines(segment("One two. Three!\n\n我们去公园散步。\nRead more..."))
     assert measured.words == [3, 0, 4, 2]
@@ -306,9 +334,10 @@ def test_line_labels_are_aligned_with_the_lines():
     assert measured.edited_words == [0, 0, 0, 2 << 8 * read_more]
 
 
-@given(ANY_TEXT)
-def test_line_labels_fit_their_columns(text):
-    measured = lines(segment(text))
+@pytest.mark.parametrize("variant", ["script-aware", "datatrove"])
+@given(text=ANY_TEXT)
+def test_line_labels_fit_their_columns(variant, text):
+    measured = lines(segment(text), LinesOptions(variant=variant))
     assert {len(column) for column in measured} == {len(text.split("\n"))}
     for words, line in zip(measured.words, text.split("\n"), strict=True):
         assert (words == 0) == (not line.strip())
