@@ -1,11 +1,10 @@
 """`tilth`: the commands, and how their mistakes are told. The work itself is in the parts; heavy imports wait there."""
 
-import signal
 import sys
 
 import typer
 
-from tilth.errors import TilthError
+from tilth.errors import Stopped, TilthError
 
 from . import curate, demo, submit
 
@@ -39,9 +38,8 @@ def common(
     pass
 
 
-WrongUse: type[Exception] = typer.BadParameter.__bases__[
-    0
-]  # Typer's own class of usage errors, which it exports by its children only
+# Typer's own class of usage errors, which it exports only by its children.
+WrongUse: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def main() -> None:
@@ -60,10 +58,9 @@ def main() -> None:
     except WrongUse as error:
         error.show()  # pyright: ignore[reportAttributeAccessIssue]
         sys.exit(2)
-    except typer.Abort as error:
-        number = signal.SIGTERM if type(error.__cause__).__name__ == "Stopped" else signal.SIGINT
+    except Stopped as stopped:
         print("tilth: stopped; what is done stays done, and the same command goes on from there", file=sys.stderr)
-        sys.exit(128 + number)
+        sys.exit(stopped.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Files appear whole or not at all, wherever the folder is."""
 
-import os
 import subprocess
 import sys
 import uuid
@@ -10,31 +9,6 @@ import pytest
 
 from tilth.errors import DirectoryConflict, StorageError
 from tilth.storage import SCRATCH, Folder
-
-
-@pytest.fixture(scope="session")
-def s3():
-    """A local S3 server with an empty bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    settings = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    boto3.client("s3").create_bucket(Bucket="soil")
-    yield "s3://soil"
-    server.stop()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

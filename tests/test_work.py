@@ -147,8 +147,8 @@ def test_a_full_disk_stops_the_run_with_one_line_and_nothing_half_written(small_
     assert "ok-a" in Ledger(folder, "pass").records() or not folder.names("out")
 
 
-@pytest.mark.parametrize(("sent", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Stopped")])
-def test_a_stop_keeps_what_is_done(tmp_path, sent, name):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_what_is_done(tmp_path, sent):
     program = f"""
         import sys, time
         from functools import partial
@@ -167,7 +167,7 @@ def test_a_stop_keeps_what_is_done(tmp_path, sent, name):
     time.sleep(0.3)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=20)
-    assert name in errors
+    assert "Stopped" in errors
     folder = Folder(tmp_path / "run")
     assert list(Ledger(folder, "pass").records()) == ["ok-aaaaaaaaa"]
     assert folder.names("out") == ["ok-aaaaaaaaa.txt"]

@@ -39,3 +39,11 @@ class StorageError(TilthError):
 
 class UnitsFailed(TilthError):
     """Some units of work failed every attempt; everything else was done and stays done."""
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM: what is done stays done. No mistake, and not to be taken for one by `except Exception`."""
+
+    def __init__(self, signal: int):
+        super().__init__(f"stopped by signal {signal}")
+        self.exit_code = 128 + signal

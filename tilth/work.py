@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tilth.errors import TilthError, UsageError
+from tilth.errors import Stopped, TilthError, UsageError
 from tilth.ledger import Ledger, Record
 from tilth.progress import Progress
 from tilth.storage import Folder, no_space_told, sha256
@@ -103,7 +103,7 @@ class Engine:
         self._own_ray = False
 
     def __enter__(self) -> Self:
-        stop_on_sigterm()
+        stop_on_signals()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +206,7 @@ class Engine:
             self.progress.note(f"Ray does not start here ({line}); working in this process")
             return False
         self._own_ray = True
-        stop_on_sigterm()  # Ray has put its own handler there
+        stop_on_signals()  # Ray has put its own handler there
         return True
 
 
@@ -342,15 +342,14 @@ def answers(address: str) -> bool:
         return False
 
 
-class Stopped(KeyboardInterrupt):
-    """SIGTERM: like Ctrl-C, what is done stays done."""
+def stop_on_signals() -> None:
+    """From here on Ctrl-C and SIGTERM raise Stopped."""
 
-
-def stop_on_sigterm() -> None:
-    def stop(*_: object) -> None:
-        raise Stopped
+    def stop(number: int, _: object) -> None:
+        raise Stopped(number)
 
     if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
 
 

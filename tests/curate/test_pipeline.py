@@ -177,9 +177,10 @@ def test_a_gate_leaves_a_row_in_failures(crawl, tmp_path):
     assert "long" in {row["reason"] for row in rows(tmp_path / "run", "failures")}
 
 
-def test_a_run_lives_in_memory_or_in_a_bucket_as_well(crawl, tmp_path):
+@pytest.mark.parametrize("where", ["memory", "s3"])
+def test_a_run_lives_in_memory_or_in_a_bucket_as_well(crawl, tmp_path, where, request):
     one = [str(crawl / "crawl-00.warc.gz")]
-    folder = Folder("memory://curation/run")
+    folder = Folder("memory://curation/run" if where == "memory" else f"{request.getfixturevalue('s3')}/run")
     chosen = recipe("keep-all", "extract.timeout=1")
     first = curate(one, folder, "keep-all", chosen, ALONE, QUIET).stats
     again = curate(one, folder, "keep-all", chosen, ALONE, QUIET).stats
