@@ -43,7 +43,6 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Read, extract, label, judge and write a corpus. The same command again resumes."""
-    from tilth import rundir
     from tilth.progress import Progress
     from tilth.storage import Folder
     from tilth.work import WorkOptions
@@ -53,10 +52,7 @@ def run(
     chosen = _recipe(recipe, settings)
     work = WorkOptions(workers=workers, in_process=in_process, ray=ray, unit_timeout=unit_timeout)
     folder = Folder(output)
-    if fresh:
-        with folder.lock():
-            rundir.start_over(folder)
-    result = curate(inputs, folder, recipe, chosen, work, Progress(folder, quiet))
+    result = curate(inputs, folder, recipe, chosen, work, Progress(folder, quiet), fresh)
     _finish(result, output, as_json)
 
 
@@ -112,7 +108,7 @@ def label(
     if unknown:
         raise UsageError(f"--family {unknown[0]}: no such label family; there are {', '.join(FAMILIES)}")
     folder = Folder(run)
-    _, chosen = _changed(Run(folder), None, settings)
+    _, chosen = _changed(Run(folder, relabelling=True), None, settings)
     work = WorkOptions(workers=workers, in_process=in_process, ray=ray)
     _finish(relabel(folder, families, chosen, work, Progress(folder, quiet)), run, as_json)
 
@@ -144,9 +140,8 @@ def report(run: RunFolder) -> None:
     from tilth.storage import Folder
 
     from ..curate.pipeline import rewrite_report
-    from ..curate.run import Run
 
-    rewrite_report(Run(Folder(run)))
+    rewrite_report(Folder(run))
     print(f"{run.rstrip('/')}/report.html")
 
 
@@ -182,7 +177,7 @@ def _changed(run: Any, recipe: str | None, settings: list[str] | None) -> "tuple
     if recipe:
         other = _recipe(recipe, None).model_dump(mode="json", by_alias=True)
         own = {**own, **{part: other[part] for part in ("description", "rules", "clean", "corpus")}}
-    return recipe or run.request["name"], changed(CurateRecipe, own, settings or (), recipe or run.request["name"])
+    return recipe or run.name, changed(CurateRecipe, own, settings or (), recipe or run.name)
 
 
 def _finish(result: "Result", run: str, as_json: bool) -> None:

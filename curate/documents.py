@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tilth.document import document_id, sound_text
-from tilth.work import Outbox
+from tilth.work import Outbox, line_of
 
 from .extract import Extracted, ExtractFailure, Extractor
 from .label import Labeller, Labels, schema
@@ -53,27 +53,27 @@ class ReadWorker:
         self._extractor.close()
 
     def __call__(self, payload: InputUnit, outbox: Outbox) -> Mapping[str, Any]:
-        documents: list[dict[str, Any]] = []
-        failures: list[dict[str, Any]] = []
+        documents, failures = _Rows(self._schema), _Rows(FAILURES)
         counts: Counter[str] = Counter()
         why: dict[str, dict[str, int]] = {}
         for item in read_unit(payload, self._recipe.read):
             counts["records"] += 1
             result = self._document(item) if isinstance(item, Page) else item
             if isinstance(result, Failure):
-                failures.append(_failure_row(result))
+                failures.add(_failure_row(result))
                 counts["record_bytes"] += result.bytes
                 reason = why.setdefault(f"{result.stage}:{result.reason}", {"records": 0, "bytes": 0})
                 reason["records"] += 1
                 reason["bytes"] += result.bytes
             else:
-                documents.append(result)
+                documents.add(result)
                 counts["record_bytes"] += _size(item)
-                counts["document_bytes"] += result["length"][0]
-        documents.sort(key=lambda row: row["id"])
-        _write(documents, self._schema, outbox, "documents")
-        _write(failures, FAILURES, outbox, "failures")
-        return {**counts, "documents": len(documents), "failures": why}
+                counts["document_bytes"] += result["length"].bytes
+        made = documents.write(outbox, "documents")
+        failures.write(outbox, "failures")
+        # every count is there, also of a unit without documents
+        basis = {"records": 0, "record_bytes": 0, "document_bytes": 0}
+        return {**basis, **counts, "documents": made, "failures": why}
 
     def _document(self, page: Page) -> dict[str, Any] | Failure:
         """The page as a row of `documents/`, or why it is none."""
@@ -88,12 +88,15 @@ class ReadWorker:
         text = sound_text(extracted.text).strip()
         if not text:
             return _failed(page, "extract", "empty", "no text is left")
-        document, early = self._labeller.early(text)
-        early["url_labels"] = url_labels
-        gate = self._gate(early, self._text_gates)
-        if gate:
-            return _failed(page, "gate", *gate)
-        labels = early | self._labeller.late(document, early)
+        try:
+            document, early = self._labeller.early(text)
+            early["url_labels"] = url_labels
+            gate = self._gate(early, self._text_gates)
+            if gate:
+                return _failed(page, "gate", *gate)
+            labels = early | self._labeller.late(document, early)
+        except Exception as error:  # a fault of ours, which costs this page and no other
+            return _failed(page, "label", "error", line_of(error))
         return {
             "id": document_id(page.source, page.path, page.offset, page.url),
             "source": page.source,
@@ -166,14 +169,34 @@ def _failure_row(failure: Failure) -> dict[str, Any]:
     return row
 
 
-def _write(rows: list[dict[str, Any]], columns: pa.Schema, outbox: Outbox, output: str) -> None:
-    """One Parquet file of the rows; a family's NamedTuple becomes its struct."""
-    arrays = []
-    for field in columns:
-        values = [row[field.name] for row in rows]
-        if pa.types.is_struct(field.type):
-            values = [None if value is None else value._asdict() for value in values]
-        arrays.append(pa.array(values, field.type))
-    table = pa.Table.from_arrays(arrays, schema=columns)
-    place = outbox.file(output, len(rows))
-    pq.write_table(table, place, compression="zstd", row_group_size=ROW_GROUP)
+class _Rows:
+    """Rows on their way to a Parquet file; kept as Arrow, which takes a third of what Python's objects take."""
+
+    def __init__(self, columns: pa.Schema):
+        self._columns = columns
+        self._rows: list[dict[str, Any]] = []
+        self._tables = [columns.empty_table()]
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Rows become columns; a family's NamedTuple becomes its struct."""
+        arrays = []
+        for field in self._columns:
+            values = [row[field.name] for row in self._rows]
+            if pa.types.is_struct(field.type):
+                values = [None if value is None else value._asdict() for value in values]
+            arrays.append(pa.array(values, field.type))
+        self._tables.append(pa.Table.from_arrays(arrays, schema=self._columns))
+        self._rows = []
+
+    def write(self, outbox: Outbox, output: str) -> int:
+        """One Parquet file of all rows, ordered by id; returns how many."""
+        self._flush()
+        table = pa.concat_tables(self._tables).sort_by("id")
+        place = outbox.file(output, len(table))
+        pq.write_table(table, place, compression="zstd", row_group_size=ROW_GROUP)
+        return len(table)

@@ -263,6 +263,10 @@ class _ChildEnded(Exception):
     """The process is gone."""
 
 
+class _Overdue(Exception):
+    """The process has not answered in time. Not TimeoutError, which whoever limits the caller's time may raise."""
+
+
 class _Child:
     """One extracting process and the pipes to it."""
 
@@ -293,7 +297,7 @@ class _Child:
         self._ready = False
 
     def ask(self, request: bytes, seconds: float) -> tuple[bool, bytes]:
-        """One request and its reply. Raises TimeoutError, or _ChildEnded when the process is gone."""
+        """One request and its reply. Raises _Overdue, or _ChildEnded when the process is gone."""
         if not self._ready:
             self._wait_until_ready()
         self.pages += 1
@@ -310,7 +314,7 @@ class _Child:
     def _wait_until_ready(self) -> None:
         try:
             self._transfer(memoryview(b""), time.monotonic() + START_SECONDS)
-        except (TimeoutError, _ChildEnded) as error:
+        except (_Overdue, _ChildEnded) as error:
             raise TilthError(
                 f"the extraction process did not start ({_ending(self.end(patience=1.0))}): "
                 "see its message above, or give it more memory (extract.memory)"
@@ -325,7 +329,7 @@ class _Child:
             poll.register(self._requests, select.POLLOUT)
         events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if not events:
-            raise TimeoutError
+            raise _Overdue
         received, sent = b"", 0
         try:
             if self._replies in events and not (received := os.read(self._replies, MIB)):
@@ -382,13 +386,13 @@ class Extractor:
         first = child.pages == 0
         try:
             last, reply = child.ask(request, self.options.timeout)
-        except TimeoutError:
+        except _Overdue:
             self.close()
             return ExtractFailure("timeout", f"more than {self.options.timeout:g} s"), first
         except _ChildEnded:
             self._child = None
             return ExtractFailure("crash", _ending(child.end(patience=1.0))), first
-        except BaseException:  # Ctrl-C in the middle of a page: the pipes hold half of it
+        except BaseException:  # Ctrl-C or a unit's time limit in the middle of a page: the pipes hold half of it
             self.close()
             raise
         if last:

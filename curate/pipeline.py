@@ -24,7 +24,7 @@ from .decide import DecideWorker
 from .dedup.exact import OUTPUT as EXACT
 from .dedup.exact import ExactWorker
 from .documents import ReadWorker
-from .label import VERSIONS, Labeller
+from .label import SECTIONS, VERSIONS, Labeller, resources
 from .read import InputUnit, plan
 from .recipe import CurateRecipe
 from .relabel import LabelWorker
@@ -33,6 +33,7 @@ from .run import COMMAND, Run
 from .stats import collect, samples
 
 ADVICE = "choose another --output, start over with --fresh, or apply changed rules with `tilth curate decide`"
+LIGHT = 100_000  # documents that passes over labels do without processes of their own
 LABEL_SECTIONS = ("read", "extract", "labels", "gates")  # what the first pass depends on
 
 
@@ -44,13 +45,21 @@ class Result(NamedTuple):
 
 
 def curate(
-    inputs: Sequence[str], output: Folder, name: str, recipe: CurateRecipe, work: WorkOptions, progress: Progress
+    inputs: Sequence[str],
+    output: Folder,
+    name: str,
+    recipe: CurateRecipe,
+    work: WorkOptions,
+    progress: Progress,
+    fresh: bool = False,
 ) -> Result:
-    """The whole run: from `inputs` to a corpus and a report in `output`; resumes what is there already."""
+    """The whole run: from `inputs` to a corpus and a report in `output`; resumes what is there, unless `fresh`."""
     planned = plan(inputs, recipe.read)
     Labeller(recipe.labels)  # a model or list that is none is told before anything is written
-    with output.lock(), Engine(work, progress) as engine:
-        rundir.claim(output, COMMAND, _request(name, recipe, planned.units), ADVICE)
+    with Engine(work, progress) as engine, output.lock():
+        if fresh:
+            rundir.start_over(output, COMMAND)
+        rundir.claim(output, COMMAND, _request(recipe, planned.units), name, ADVICE)
         if planned.passed_over:
             count, example = len(planned.passed_over), planned.passed_over[0]
             progress.note(f"passed over {count} files of no kind that is read, such as {example}")
@@ -63,7 +72,7 @@ def decide(
     output: Folder, name: str, recipe: CurateRecipe, work: WorkOptions, progress: Progress, corpus: bool = True
 ) -> Result:
     """Applies changed rules to the labels of a finished run, and writes decisions, corpus and report anew."""
-    with output.lock(), Engine(work, progress) as engine:
+    with Engine(work, progress) as engine, output.lock():
         run = Run(output)
         changed = [part for part in LABEL_SECTIONS if getattr(run.recipe, part) != getattr(recipe, part)]
         if changed:
@@ -71,8 +80,8 @@ def decide(
                 f"{output.url}: `decide` changes rules, clean and corpus; {', '.join(changed)} would change labels: "
                 "use `tilth curate label` for labels, another run for the rest"
             )
-        request = {**run.request, "name": name, "recipe": recipe.model_dump(mode="json", by_alias=True)}
-        rundir.write(output, COMMAND, request)
+        request = {**run.request, "recipe": recipe.model_dump(mode="json", by_alias=True)}
+        rundir.write(output, COMMAND, request, name)
         return _finish(Run(output), engine, {}, corpus)
 
 
@@ -80,59 +89,78 @@ def relabel(
     output: Folder, families: Sequence[str], recipe: CurateRecipe, work: WorkOptions, progress: Progress
 ) -> Result:
     """Computes some label families of a finished run anew, with the recipe's options, and decides again."""
-    with output.lock(), Engine(work, progress) as engine:
-        run = Run(output)
-        units = [Unit(key, key, record["counts"]["document_bytes"]) for key, record in run.documents().items()]
-        settings = _hash(recipe.labels.model_dump(mode="json"), {family: VERSIONS[family] for family in families})
+    with Engine(work, progress) as engine, output.lock():
+        run = Run(output, relabelling=True)
+        _check_families(run, families, recipe)
+        Labeller(recipe.labels)
+        settled = run.request | {"relabelled": sorted({*run.relabelled, *families})}
+        settled["recipe"] = run.request["recipe"] | {"labels": recipe.labels.model_dump(mode="json")}
+        settled["labels"] = run.request["labels"] | {family: VERSIONS[family] for family in families}
+        settled["resources"] = resources(recipe.labels)
+        # Said before it is done: a run stopped in between has labels of two kinds, and must not be judged by them.
+        rundir.write(output, COMMAND, run.request | {"relabelling": list(families)}, run.name)
+        units = [Unit(key, key, record["counts"]["document_bytes"]) for key, record in run.documents.items()]
+        base = {key: [file["sha256"] for file in record["files"]] for key, record in run.documents.items()}
         failed: dict[str, str] = {}
         for family in families:
+            depends = _hash(settled["recipe"]["labels"], settled["resources"], VERSIONS[family], base)
             worker = partial(LabelWorker, output, family, recipe.labels)
-            outcome = engine.run(
-                f"label-{family}", units, worker, output, [f"labels/{family}"], depends_on=f"{settings} {_hash(units)}"
-            )
-            failed |= outcome.failed
+            outputs = [f"labels/{family}"]
+            failed |= engine.run(f"label-{family}", units, worker, output, outputs, depends_on=depends).failed
         if failed:
             return Result({}, failed)
-        own = {**run.request["recipe"], "labels": recipe.labels.model_dump(mode="json")}
-        labels = {**run.request["labels"], **{family: VERSIONS[family] for family in families}}
-        later = sorted({*run.relabelled, *families})
-        rundir.write(output, COMMAND, {**run.request, "recipe": own, "labels": labels, "relabelled": later})
+        settled.pop("relabelling", None)
+        rundir.write(output, COMMAND, settled, run.name)
         return _finish(Run(output), engine, failed)
+
+
+def _check_families(run: Run, families: Sequence[str], recipe: CurateRecipe) -> None:
+    """Refuses settings that would leave a family out of date, and those that are no labels' at all."""
+    for part in type(recipe).model_fields:
+        if part != "labels" and getattr(run.recipe, part) != getattr(recipe, part):
+            raise UsageError(f"--set {part}: `tilth curate label` changes labels only")
+    for section, touched in SECTIONS.items():
+        if getattr(run.recipe.labels, section) != getattr(recipe.labels, section):
+            for family in touched:
+                if family not in families:
+                    raise UsageError(f"--set labels.{section}: changes the family {family} too; add --family {family}")
 
 
 def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = True) -> Result:
     """Everything after the labels."""
-    documents = run.documents()
-    keys = [key for key, record in documents.items() if record["counts"]["documents"]]
-    output, recipe = run.folder, run.recipe
+    keys = [key for key, record in run.documents.items() if record["counts"]["documents"]]
+    count = sum(record["counts"]["documents"] for record in run.documents.values())
+    output, recipe, light = run.folder, run.recipe, count < LIGHT
+    lost = dict(failed)
+    if run.missing > len(failed):
+        lost["read"] = f"{run.missing} units of the input are not read yet; give the `curate run` command again"
 
     base = run.fingerprint()
-    one = [Unit("all", keys, len(keys))]
+    one = [Unit("all", keys, count)]
     exact = engine.run("exact", one, partial(ExactWorker, run), output, [EXACT], light=True, depends_on=base)
 
     judged = _hash(base, _rules(recipe))
-    units = [Unit(key, key, documents[key]["counts"]["documents"]) for key in keys]
-    decided = engine.run(
-        "decide", units, partial(DecideWorker, run, recipe), output, ["decisions"], light=True, depends_on=judged
-    )
-    written: dict[str, Record] = {}
-    lost = failed | exact.failed | decided.failed
+    units = [Unit(key, key, run.documents[key]["counts"]["documents"]) for key in keys]
+    worker = partial(DecideWorker, run, recipe)
+    decided = engine.run("decide", units, worker, output, ["decisions"], light=light, depends_on=judged)
+    lost |= exact.failed | decided.failed
     kept = sum(record["counts"]["kept_bytes"] for record in decided.records.values())
-    if corpus and not (exact.failed or decided.failed):
-        parts = shards(kept, recipe.corpus.shard_bytes)
-        cleaned = _hash(judged, recipe.clean, recipe.corpus.model_dump())
-        worker = partial(CorpusWorker, run, recipe, keys)
-        outcome = engine.run("corpus", parts, worker, output, ["corpus"], light=kept < 2**26, depends_on=cleaned)
-        written, lost = outcome.records, lost | outcome.failed
-    elif not corpus:
-        engine.run("corpus", [], partial(CorpusWorker, run, recipe, keys), output, ["corpus"], depends_on="none")
-    records = {"read": documents, "decide": decided.records, "corpus": written}
-    return Result(report(run, records), lost)
+
+    # Without all decisions there is nothing a corpus could be made of; what was made of others goes.
+    whole = corpus and not exact.failed and not decided.failed
+    parts = shards(kept, recipe.corpus.shard_bytes) if whole else []
+    cleaned = _hash(judged, recipe.clean, recipe.corpus.model_dump()) if whole else "nothing"
+    writer = partial(CorpusWorker, run, recipe, keys)
+    written = engine.run("corpus", parts, writer, output, ["corpus"], light=light, depends_on=cleaned)
+    passes = {"read": run.documents, "decide": decided.records, "corpus": written.records}
+    return Result(report(run, passes), lost | written.failed)
 
 
-def rewrite_report(run: Run) -> dict[str, Any]:
+def rewrite_report(output: Folder) -> None:
     """The report of a finished run, from what its ledger says."""
-    return report(run, {name: Ledger(run.folder, name).records() for name in ("read", "decide", "corpus")})
+    with output.lock():
+        run = Run(output)
+        report(run, {name: Ledger(run.folder, name).records() for name in ("read", "decide", "corpus")})
 
 
 def report(run: Run, passes: dict[str, dict[str, Record]]) -> dict[str, Any]:
@@ -144,20 +172,20 @@ def report(run: Run, passes: dict[str, dict[str, Record]]) -> dict[str, Any]:
     return stats
 
 
-def _request(name: str, recipe: CurateRecipe, units: Sequence[InputUnit]) -> dict[str, Any]:
-    """What makes two runs the same: recipe, versions of the labels, the inputs by name and size, wherever mounted."""
+def _request(recipe: CurateRecipe, units: Sequence[InputUnit]) -> dict[str, Any]:
+    """What makes two runs the same: recipe, lists and models, versions of the labels, the inputs by name and size."""
     names = sorted({unit.name.split("/")[0] for unit in units})
     inputs = [(unit.key, unit.name, unit.kind, unit.start, unit.end, unit.size) for unit in units]
     return {
-        "name": name,
         "recipe": recipe.model_dump(mode="json", by_alias=True),
+        "resources": resources(recipe.labels),
         "labels": VERSIONS,
-        "inputs": {"names": names, "fingerprint": _hash(inputs)},
+        "inputs": {"names": names, "units": len(units), "fingerprint": _hash(inputs)},
     }
 
 
 def _rules(recipe: CurateRecipe) -> Any:
-    """What decisions depend on: the rules, and the cleaning where a rule looks at what is left after it."""
+    """What decisions depend on; the cleaning is part of it, since rules may look at what is left after it."""
     return recipe.model_dump(mode="json", include={"rules", "clean"})
 
 

@@ -47,12 +47,15 @@ class CurateRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _labels_exist(self) -> Self:
-        known = list(label_types())
+        known = label_types()
         for section, rules in (("gates", self.gates), ("rules", self.rules)):
             for name, rule in rules.items():
                 for label in rule.labels():
                     if label not in known:
-                        raise ValueError(f"{section}.{name}: no label {label}{_near(label, known)}")
+                        raise ValueError(f"{section}.{name}: no label {label}{_near(label, list(known))}")
+                    numeric = pa.types.is_integer(known[label]) or pa.types.is_floating(known[label])
+                    if label == rule.label and not numeric and (rule.min is not None or rule.max is not None):
+                        raise ValueError(f"{section}.{name}: {label} is text; min and max are for numbers")
                     if section == "gates" and label.split(".")[0] not in EARLY:
                         raise ValueError(f"gates.{name}: {label} is not known that early; make it a rule")
         for name in self.clean:

@@ -100,7 +100,7 @@ class Verdicts(NamedTuple):
 
     failed: np.ndarray
     first: np.ndarray  # int[n]: the rule that decided, -1 where the document stays
-    value: list[str | None]  # what that rule's label was
+    value: list[str | None]  # what that rule's label was, all digits of it
     also: list[list[str]]  # the other rules that would have dropped it
 
 
@@ -116,7 +116,8 @@ def judge(columns: Columns, rules: Mapping[str, Rule], documents: int) -> Verdic
     also: list[list[str]] = [[] for _ in range(documents)]
     for document in np.flatnonzero(dropped).tolist():
         decided = int(first[document])
-        value[document] = shown(columns[rules[names[decided]].label][document].as_py())
+        found = columns[rules[names[decided]].label][document].as_py()
+        value[document] = "" if found is None else str(found)
         also[document] = [names[index] for index in np.flatnonzero(failed[:, document]).tolist() if index != decided]
     return Verdicts(failed, first, value, also)
 

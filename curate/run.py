@@ -3,6 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,30 +27,42 @@ COMMAND = "curate run"
 class Run:
     """One run directory. Labels added later stand in `labels/<family>/` and win over those of `documents/`."""
 
-    def __init__(self, folder: Folder):
+    def __init__(self, folder: Folder, relabelling: bool = False):
         self.folder = folder
         manifest = rundir.read(folder)
         if manifest["command"] != COMMAND:
             raise DirectoryConflict(f"{folder.url}: a run of `{manifest['command']}`, not of `{COMMAND}`")
+        self.name: str = manifest["name"]  # of the recipe
         self.request: dict[str, Any] = manifest["request"]
         self.recipe = validated(CurateRecipe, self.request["recipe"], f"{folder.url}/{rundir.MANIFEST}")
         self.relabelled: list[str] = self.request.get("relabelled", [])
 
+        if self.request.get("relabelling") and not relabelling:
+            families = " --family ".join(self.request["relabelling"])
+            raise DirectoryConflict(
+                f"{folder.url}: `tilth curate label` was stopped half way here; give it again: --family {families}"
+            )
+
     def __reduce__(self):
         return Run, (self.folder,)
 
+    @functools.cached_property
     def documents(self) -> dict[str, Record]:
         """The units that wrote documents, with their records."""
         return Ledger(self.folder, "read").records()
 
-    def fingerprint(self, *more: object) -> str:
-        """Hash of every document file's bytes, of labels added later, and of whatever else a pass depends on."""
+    @property
+    def missing(self) -> int:
+        """Units of the input that are not read: never begun, or failed every attempt."""
+        return self.request["inputs"]["units"] - len(self.documents)
+
+    def fingerprint(self) -> str:
+        """Hash of every document file's bytes, those of labels added later among them."""
         digest = hashlib.sha256()
-        passes = ["read", *(f"label-{family}" for family in self.relabelled)]
-        for name in passes:
-            for key, record in Ledger(self.folder, name).records().items():
+        later = {f"label-{family}": Ledger(self.folder, f"label-{family}").records() for family in self.relabelled}
+        for name, records in {"read": self.documents, **later}.items():
+            for key, record in records.items():
                 digest.update(repr((name, key, [file["sha256"] for file in record["files"]])).encode())
-        digest.update(repr(more).encode())
         return digest.hexdigest()
 
     def documents_of(self, key: str, rows: pc.Expression | None, columns: pa.Schema) -> pa.Table:

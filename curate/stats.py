@@ -11,7 +11,7 @@ from tilth.rundir import version
 
 from .decide import bins
 from .recipe import CurateRecipe, label_types
-from .rules import Rule
+from .rules import Rule, shown
 from .run import Run
 
 SAMPLES = 10  # of what is kept, of what each rule dropped, of each reason of failure
@@ -31,14 +31,15 @@ def collect(run: Run, passes: Mapping[str, Iterable[Mapping[str, Any]]], inputs:
         "document_bytes": read.get("document_bytes", 0),
         "kept": decide.get("kept", 0),
         "kept_bytes": decide.get("kept_bytes", 0),
-        "corpus_bytes": corpus.get("bytes", 0),
+        "corpus_bytes": corpus.get("bytes", decide.get("kept_bytes", 0)),  # the kept text, where no corpus was written
     }
     nothing = dict.fromkeys(("decided", "decided_bytes", "would_drop", "alone"), 0)
     judged = decide.get("rules", {})
     per_rule = [{"rule": name, **_rule(rule), **judged.get(name, nothing)} for name, rule in rules.items()]
     return {
         "tilth": version(),
-        "recipe": run.request["name"],
+        "recipe": run.name,
+        "missing_units": run.missing,
         "inputs": inputs,
         "totals": totals,
         "failures": _failures(run, read.get("failures", {})),
@@ -118,6 +119,7 @@ def _funnel(
         ("gate", "stopped at the gates"),
         ("decode", "not text"),
         ("extract", "not extracted"),
+        ("label", "not labelled"),
     ):
         lost = [counts for reason, counts in failures.items() if reason.startswith(f"{stage}:")]
         if lost:
@@ -199,11 +201,20 @@ def _sample(decision: Mapping[str, Any], document: Mapping[str, Any]) -> dict[st
     text = document["text"]
     return {
         **{key: decision[key] for key in keys},
+        "value": _short(decision["value"]),
         "url": document["url"],
         "title": document["title"],
         "chars": len(text),
         "text": text[:EXCERPT],
     }
+
+
+def _short(value: str | None) -> str | None:
+    """A decision's value with as many digits as a person reads."""
+    try:
+        return shown(float(value)) if value and not value.isdigit() else value
+    except ValueError:
+        return value
 
 
 def _query(data: Any, query: str, parameters: list[Any]) -> pa.Table:

@@ -37,6 +37,10 @@ class StorageError(TilthError):
     """A file could not be written or read back: no space, no permission, no such bucket."""
 
 
+class NoSpaceLeft(StorageError):
+    """A full disk: nothing else that is tried now would fare better."""
+
+
 class UnitsFailed(TilthError):
     """Some units of work failed every attempt; everything else was done and stays done."""
 

@@ -5,6 +5,7 @@ cleared before work begins again.
 """
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -29,12 +30,19 @@ class Ledger:
 
     def records(self) -> dict[str, Record]:
         """Every unit that is done, by key, in the order of keys."""
-        names = self.folder.names(f"ledger/{self.name}")
-        return {
-            name.removesuffix(".json"): orjson.loads(self.folder.read(f"ledger/{self.name}/{name}"))
-            for name in names
-            if name.endswith(".json")
-        }
+        names = [name for name in self.folder.names(f"ledger/{self.name}") if name.endswith(".json")]
+        with ThreadPoolExecutor(16) as threads:  # one by one they take a round trip each on an object store
+            read = threads.map(lambda name: self._read(f"ledger/{self.name}/{name}"), names)
+            found = zip(names, read, strict=True)
+            return {name.removesuffix(".json"): record for name, record in found if record is not None}
+
+    def _read(self, name: str) -> Record | None:
+        """The record of that file; None where it cannot be read, for then its unit is not done."""
+        try:
+            record = orjson.loads(self.folder.read(name))
+        except ValueError:
+            return None
+        return record if isinstance(record, dict) and "files" in record and "counts" in record else None
 
     def serve(self, depends_on: str) -> None:
         """Forgets the pass where it was done for something else; `depends_on` is any text that names what it is for."""
@@ -52,15 +60,25 @@ class Ledger:
             for file in record["files"]:
                 self.folder.delete(file["name"])
 
-    def clear_litter(self, outputs: Iterable[str], records: Mapping[str, Record]) -> None:
-        """Removes what stands in the pass's output folders without a record, and every unfinished part."""
-        known = {file["name"] for record in records.values() for file in record["files"]}
+    def reconcile(self, outputs: Iterable[str]) -> dict[str, Record]:
+        """The records that hold, after clearing what contradicts: files without a record, records without their files.
+
+        `outputs` are the folders that only this pass writes. What an unfinished unit left goes too.
+        """
+        records = self.records()
+        found: dict[str, int] = {}
         for output in outputs:
-            for name in self.folder.names(output):
-                if f"{output}/{name}" not in known:
-                    self.folder.delete(f"{output}/{name}")
+            found |= self.folder.sizes(output)
+        for key, record in list(records.items()):
+            if any(found.get(file["name"]) != file["bytes"] for file in record["files"]):
+                del records[key]
+                self.folder.delete(self._place(key))
+        known = {file["name"] for record in records.values() for file in record["files"]}
+        for name in found.keys() - known:
+            self.folder.delete(name)
         if self.folder.local:
             self.folder.delete(SCRATCH)
+        return records
 
 
 def total(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Phase:
     def done(self, unit: "Unit", record: Mapping[str, Any]) -> None:
         self._done += 1
         self._size_done += unit.size
-        self._progress.event("unit", key=unit.key, pass_name=self._name, counts=record.get("counts", {}))
+        counts = {name: count for name, count in record["counts"].items() if isinstance(count, int)}
+        self._progress.event("unit", key=unit.key, pass_name=self._name, counts=counts)
         if self._bars:
             self._bars.update(self._task, completed=self._size_done, units=self._tally())
         elif time.monotonic() - self._said > EVERY:

@@ -13,8 +13,8 @@ from tilth.storage import Folder
 MANIFEST = "run.json"
 
 
-def claim(folder: Folder, command: str, request: Mapping[str, Any], advice: str) -> None:
-    """Makes the folder this request's run directory, or finds that it is already.
+def claim(folder: Folder, command: str, request: Mapping[str, Any], name: str, advice: str) -> None:
+    """Makes the folder this request's run directory, or finds that it is already; `name` is what the recipe is called.
 
     Raises DirectoryConflict where it belongs to another request, with `advice`, or holds files of somebody else.
     """
@@ -29,33 +29,41 @@ def claim(folder: Folder, command: str, request: Mapping[str, Any], advice: str)
     elif not folder.empty() and set(folder.names("")) - {".lock"}:
         raise DirectoryConflict(f"{folder.url}: not empty, and not a run of tilth; choose another --output")
     else:
-        write(folder, command, request)
+        write(folder, command, request, name)
 
 
 def read(folder: Folder) -> dict[str, Any]:
-    """The manifest: tilth (version), command, created, request."""
+    """The manifest: tilth (version), command, name, created, request."""
     if not folder.exists(MANIFEST):
         raise DirectoryConflict(f"{folder.url}: no run of tilth is there (no {MANIFEST})")
     try:
-        return orjson.loads(folder.read(MANIFEST))
-    except ValueError as error:
-        raise DirectoryConflict(f"{folder.url}/{MANIFEST}: not readable ({error})") from error
+        manifest = orjson.loads(folder.read(MANIFEST))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not {"command", "name", "request"} <= manifest.keys():
+        raise DirectoryConflict(f"{folder.url}/{MANIFEST}: not readable; choose another directory")
+    return manifest
 
 
-def write(folder: Folder, command: str, request: Mapping[str, Any]) -> None:
+def write(folder: Folder, command: str, request: Mapping[str, Any], name: str) -> None:
     manifest = {
         "tilth": version(),
         "command": command,
+        "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "request": request,
     }
     folder.write(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
 
 
-def start_over(folder: Folder) -> None:
-    """Empties a run directory of tilth; refuses to empty anything else."""
-    if folder.exists(MANIFEST):
-        for name in sorted({name.split("/")[0] for name in folder.names("")} - {MANIFEST, ".lock"}):
+def start_over(folder: Folder, command: str) -> None:
+    """Empties the run directory of an earlier run of the same command; leaves any other folder as it is.
+
+    The ledger goes first: a stop in between leaves files that no record speaks for, never the reverse.
+    """
+    if folder.exists(MANIFEST) and read(folder)["command"] == command:
+        names = {name.split("/")[0] for name in folder.names("")} - {MANIFEST, ".lock"}
+        for name in sorted(names, key=lambda name: (name != "ledger", name)):
             folder.delete(name)
         folder.delete(MANIFEST)
 

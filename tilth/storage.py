@@ -19,7 +19,7 @@ from typing import IO, Any, Self
 import fsspec
 from fsspec.core import url_to_fs
 
-from tilth.errors import DirectoryConflict, StorageError
+from tilth.errors import DirectoryConflict, NoSpaceLeft, StorageError
 
 SCRATCH = ".tmp"
 
@@ -68,6 +68,16 @@ class Folder:
             found = self.filesystem.find(base)
         return sorted(str(name)[len(base) :].lstrip("/") for name in found)
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every file below `folder`, by its name relative to the whole Folder."""
+        base = self.path(folder)
+        with explained(self.url):
+            self.filesystem.invalidate_cache()
+            if not self.filesystem.exists(base):
+                return {}
+            found = self.filesystem.find(base, detail=True)
+        return {f"{folder}/{str(name)[len(base) :].lstrip('/')}": entry["size"] for name, entry in found.items()}
+
     def open(self, name: str) -> IO[bytes]:
         """The file, open for reading and seeking."""
         with explained(self.path(name)):
@@ -101,7 +111,10 @@ class Folder:
                 os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
                 os.replace(part, self.path(name))
             else:
-                self.filesystem.put_file(str(part), self.path(name))
+                try:
+                    self.filesystem.put_file(str(part), self.path(name))
+                except FileNotFoundError as error:
+                    raise StorageError(f"{self.path(name)}: there is no such bucket") from error
 
     def delete(self, name: str) -> None:
         """Removes a file or a folder with all that is in it; what is not there is no mistake."""
@@ -121,8 +134,6 @@ class Folder:
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
-            with contextlib.suppress(OSError):  # others may be at work beside it
-                place.parent.rmdir() if self._local else None
 
     def lock(self) -> "Lock":
         """Held by the one command that may write here; let go by the system when that process ends, however it ends."""
@@ -148,6 +159,7 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         if self._file:
+            shutil.rmtree(self._folder.path(SCRATCH), ignore_errors=True)  # whoever wrote there is done
             self._file.close()
 
 
@@ -173,7 +185,7 @@ def no_space_told(place: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             line = "no space left; free some and run the same command again"
-            raise StorageError(f"{place}: {line}") from error
+            raise NoSpaceLeft(f"{place}: {line}") from error
         raise
 
 

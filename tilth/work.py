@@ -7,7 +7,6 @@ worker that dies or overruns its time is replaced and its unit tried again.
 """
 
 import contextlib
-import functools
 import os
 import signal
 import socket
@@ -21,10 +20,12 @@ from typing import Any, NamedTuple, Protocol, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tilth.errors import Stopped, TilthError, UsageError
+from tilth.errors import NoSpaceLeft, Stopped, TilthError, UsageError
 from tilth.ledger import Ledger, Record
 from tilth.progress import Progress
 from tilth.storage import Folder, no_space_told, sha256
+
+STILLBORN = 5  # so many workers in a row that do not start are no accident
 
 
 class Unit(NamedTuple):
@@ -104,6 +105,8 @@ class Engine:
 
     def __enter__(self) -> Self:
         stop_on_signals()
+        if self.options.ray:  # a wrong address is told before anything is written
+            self._start_ray()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,9 +132,9 @@ class Engine:
         """
         ledger = Ledger(folder, name)
         ledger.serve(depends_on)
-        records = ledger.records()
-        ledger.clear_litter(outputs, records)
         known = {unit.key for unit in units}
+        assert len(known) == len(units), "units with equal keys would overwrite each other"
+        records = ledger.reconcile(outputs)
         records = {key: record for key, record in records.items() if key in known}
         todo = sorted((unit for unit in units if unit.key not in records), key=lambda unit: (-unit.size, unit.key))
         failed: dict[str, str] = {}
@@ -147,7 +150,8 @@ class Engine:
         return Outcome(dict(sorted(records.items())), dict(sorted(failed.items())))
 
     def _crew(self, build: Callable[[], Worker], ledger: Ledger, most: int, light: bool) -> "Crew":
-        if self.options.in_process or (light and not self._ray_runs()) or not self._start_ray():
+        alone = self.options.in_process or (light and not self.options.ray and not self._ray_runs())
+        if alone or not self._start_ray():
             return InProcess(build, ledger, self.options)
         return RayActors(build, ledger, self.options, most)
 
@@ -200,10 +204,9 @@ class Engine:
                 cpus = self.options.workers or os.cpu_count()
                 ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=memory, **quiet)
         except Exception as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if address:
-                raise UsageError(f"no Ray cluster answers at {address}: {line}") from error
-            self.progress.note(f"Ray does not start here ({line}); working in this process")
+                raise UsageError(f"no Ray cluster answers at {address}: {first_line(error)}") from error
+            self.progress.note(f"Ray does not start here ({first_line(error)}); working in this process")
             return False
         self._own_ray = True
         stop_on_signals()  # Ray has put its own handler there
@@ -239,9 +242,9 @@ class InProcess:
         try:
             with time_limit(self._seconds):
                 return [(unit, self._hand.perform(unit))]
-        except TilthError:
+        except (UsageError, NoSpaceLeft):
             raise
-        except Exception as error:
+        except (Exception, Overrun) as error:
             return [(unit, line_of(error))]
 
     def close(self) -> None:
@@ -249,7 +252,7 @@ class InProcess:
 
 
 class RayActors:
-    """As many Ray actors as there are workers; one unit in flight for each."""
+    """As many Ray actors as there are workers; one unit in flight for each, given when the actor has started."""
 
     def __init__(self, build: Callable[[], Worker], ledger: Ledger, options: WorkOptions, most: int):
         import ray
@@ -257,13 +260,18 @@ class RayActors:
         self._ray = ray
         self._seconds = options.unit_timeout
         workers = options.workers or int(ray.cluster_resources().get("CPU", 1))
+        self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, Unit, float]] = {}
-        self._hire = functools.partial(
-            ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Hand).remote, build, ledger.folder, ledger.name
-        )
+        self._stillborn = 0  # actors in a row that did not live to their first unit
+        self._hand: Any = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Hand)
+        self._arguments = (build, ledger.folder, ledger.name)
         for _ in range(min(workers, most)):
-            self._idle.append(self._hire())
+            self._hire()
+
+    def _hire(self) -> None:
+        actor = self._hand.remote(*self._arguments)
+        self._starting[actor.ready.remote()] = actor
 
     def free(self) -> bool:
         return bool(self._idle)
@@ -273,16 +281,36 @@ class RayActors:
         self._busy[actor.perform.remote(unit)] = (actor, unit, time.monotonic())
 
     def results(self) -> list[tuple[Unit, Record | str]]:
-        ready, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=1)
-        found = [self._collect(reference) for reference in ready]
+        ready, _ = self._ray.wait([*self._starting, *self._busy], num_returns=1, timeout=1)
+        found = []
+        for reference in ready:
+            if reference in self._starting:
+                self._started(reference)
+            else:
+                found.append(self._collect(reference))
         now = time.monotonic()
         for reference, (actor, unit, started) in list(self._busy.items()):
             if now - started > self._seconds:
                 del self._busy[reference]
                 self._ray.kill(actor)
-                self._idle.append(self._hire())
+                self._hire()
                 found.append((unit, f"took longer than {self._seconds:g} s"))
         return found
+
+    def _started(self, reference: Any) -> None:
+        import ray.exceptions
+
+        actor = self._starting.pop(reference)
+        try:
+            self._ray.get(reference)
+        except ray.exceptions.RayError as error:
+            self._stillborn += 1
+            if self._stillborn >= STILLBORN:
+                raise TilthError(f"workers do not start on this cluster: {first_line(error)}") from error
+            self._hire()
+        else:
+            self._stillborn = 0
+            self._idle.append(actor)
 
     def _collect(self, reference: Any) -> tuple[Unit, Record | str]:
         import ray.exceptions
@@ -292,17 +320,17 @@ class RayActors:
             result = self._ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             self._idle.append(actor)
-            if isinstance(error.cause, TilthError):
+            if isinstance(error.cause, UsageError | NoSpaceLeft):
                 raise error.cause from None
             return unit, line_of(error.cause)
-        except ray.exceptions.RayActorError as error:
-            self._idle.append(self._hire())
-            return unit, "the worker died" + (" (out of memory)" if "memory" in str(error) else "")
+        except ray.exceptions.RayError as error:
+            self._hire()
+            return unit, f"the worker died ({first_line(error)})"
         self._idle.append(actor)
         return unit, cast(Record, result)
 
     def close(self) -> None:
-        for actor in [*self._idle, *(actor for actor, _, _ in self._busy.values())]:
+        for actor in [*self._starting.values(), *self._idle, *(actor for actor, _, _ in self._busy.values())]:
             self._ray.kill(actor)
 
 
@@ -313,6 +341,9 @@ class Hand:
         self._build = build
         self._ledger = Ledger(folder, name)
         self._worker: Worker | None = None
+
+    def ready(self) -> None:
+        """Answers once the process stands and has what it was built from."""
 
     def perform(self, unit: Unit) -> Record:
         self._worker = self._worker or self._build()
@@ -353,23 +384,32 @@ def stop_on_signals() -> None:
         signal.signal(signal.SIGTERM, stop)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def line_of(error: BaseException) -> str:
     """An unforeseen error in one line, with the place where it was raised."""
     where = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if where else ""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}{place}"
+    return f"{type(error).__name__}: {first_line(error)}{place}"
+
+
+class Overrun(BaseException):
+    """A unit took too long; not to be caught by the worker it interrupts."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the main thread after so long; elsewhere there is no signal to use, and no limit."""
+    """Raises Overrun in the main thread after so long; elsewhere there is no signal to use, and no limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def overrun(*_: object) -> None:
-        raise TimeoutError(f"took longer than {seconds:g} s")
+        raise Overrun(f"took longer than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, overrun)
     signal.setitimer(signal.ITIMER_REAL, seconds)

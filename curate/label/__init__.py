@@ -4,9 +4,12 @@ A family is a NamedTuple of measures and becomes one struct column. It carries a
 same text would get other values, so that a run knows which of its labels are out of date.
 """
 
+import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 from tilth.document import FIELDS, struct_of
@@ -14,7 +17,7 @@ from tilth.document import FIELDS, struct_of
 from ..segment import Segmented, segment
 from .fineweb import FineWeb, FineWebOptions, fineweb
 from .gopher import Gopher, GopherOptions, gopher
-from .language import LanguageIdentifier, LanguageOptions
+from .language import LanguageIdentifier, LanguageOptions, find_model
 from .length import Length, length
 from .lines import Lines, LinesOptions, lines
 from .noise import Noise, noise
@@ -36,7 +39,7 @@ class Lang(NamedTuple):
 class Dup(NamedTuple):
     """What duplicates are found by."""
 
-    exact: str  # hash of the text, letter case and white space apart
+    exact: str  # hash of the text
 
 
 class LabelOptions(BaseModel):
@@ -65,7 +68,14 @@ FAMILIES: dict[str, type] = {
     "dup": Dup,
 }
 VERSIONS = dict.fromkeys(FAMILIES, 1)
-SECTIONS = {"lang": "language", "url_labels": "url", "repetition": "gopher"}  # recipe sections with another name
+SECTIONS = {  # of the recipe's `labels`, with the families that each of them changes
+    "language": ("lang", "gopher", "sensitive"),
+    "url": ("url_labels",),
+    "gopher": ("gopher", "repetition"),
+    "fineweb": ("fineweb",),
+    "lines": ("lines",),
+    "sensitive": ("sensitive",),
+}
 EARLY = ("url_labels", "lang", "length")  # known before the expensive ones; gates may ask for these
 
 Labels = dict[str, Any]  # a family's NamedTuple by the family's name; None where it was not measured
@@ -116,8 +126,25 @@ class Labeller:
         }
 
 
-def exact_hash(text: str) -> str:
-    """128 bits of the text in lower case with every run of white space as one blank, as 32 hex digits."""
-    import xxhash
+def resources(options: LabelOptions) -> dict[str, str]:
+    """What labels depend on beside the options: a hash of every model's and list's bytes, by its path's last part."""
+    places = [find_model(options.language.model), *map(Path, options.url.lists), *map(Path, options.sensitive.lists)]
+    named = (options.url.model, options.url.strict_words, options.url.hard_words, options.url.soft_words)
+    places += [Path(place) for place in named if place]
+    return {place.name: _contents(place) for place in places}
 
-    return xxhash.xxh3_128_hexdigest(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"))
+
+def _contents(place: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if file.is_file():
+            digest.update(str(file.relative_to(place)).encode())
+            with open(file, "rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def exact_hash(text: str) -> str:
+    """128 bits of the text as 32 hex digits. Letter case and line breaks count: rules that look at lines judge copies
+    alike, so that the one that stands for the others is kept where any of them would be."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

@@ -4,10 +4,12 @@ import itertools
 import shutil
 from collections import Counter
 
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from runs import results, rows, stats
 
+from tilth import rundir
 from tilth.curate.label import FAMILIES
 from tilth.curate.pipeline import curate, decide, relabel
 from tilth.curate.recipe import PACKAGE, CurateRecipe
@@ -142,15 +144,104 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(crawl, tmp_path, de
 
 def test_a_label_family_is_brought_up_to_date_without_touching_the_others(copied):
     before = {name: digest for name, digest in results(copied).items() if name.startswith("documents/")}
-    relabel(Folder(copied), ["gopher"], recipe("demo", "labels.gopher.variant=dolma"), ALONE, QUIET)
+    chosen = recipe("demo", "labels.gopher.variant=dolma")
+    with pytest.raises(UsageError, match="--family repetition"):
+        relabel(Folder(copied), ["gopher"], chosen, ALONE, QUIET)
+    relabel(Folder(copied), ["gopher", "repetition"], chosen, ALONE, QUIET)
     after = results(copied)
     assert before.items() <= after.items()
     table = Run(Folder(copied))
-    key = next(key for key, record in table.documents().items() if record["counts"]["documents"])
+    key = next(key for key, record in table.documents.items() if record["counts"]["documents"])
     new = table.table(key, ["gopher.mean_word_length"])["gopher.mean_word_length"].to_pylist()
     old = pq.read_table(copied / "documents" / f"{key}.parquet")["gopher"].to_pylist()
     assert new != [one["mean_word_length"] for one in old]
     assert table.recipe.labels.gopher.variant == "dolma"
+    assert table.relabelled == ["gopher", "repetition"]
+
+
+def test_a_label_pass_stopped_half_way_is_not_judged(copied):
+    manifest = rundir.read(Folder(copied))
+    request = manifest["request"] | {"relabelling": ["gopher"]}
+    rundir.write(Folder(copied), manifest["command"], request, manifest["name"])
+    with pytest.raises(DirectoryConflict, match="stopped half way"):
+        Run(Folder(copied))
+    relabel(Folder(copied), ["gopher"], recipe(), ALONE, QUIET)
+    assert "gopher" in Run(Folder(copied)).relabelled
+
+
+def test_a_list_with_other_content_is_another_run(crawl, tmp_path):
+    lists = tmp_path / "lists" / "spam"
+    lists.mkdir(parents=True)
+    (lists / "domains").write_text("lucky-casino.example\n")
+    chosen = recipe("keep-all", "extract.timeout=1", f"labels.url.lists=[{lists.parent}]")
+    run([crawl / "crawl-00.warc.gz"], tmp_path / "run", chosen)
+    (lists / "domains").write_text("lucky-casino.example\ngarden.example\n")
+    with pytest.raises(DirectoryConflict, match="resources"):
+        run([crawl / "crawl-00.warc.gz"], tmp_path / "run", chosen)
+    relabel(Folder(tmp_path / "run"), ["url_labels"], chosen, ALONE, QUIET)
+    key = next(iter(Run(Folder(tmp_path / "run")).documents))
+    listed = Run(Folder(tmp_path / "run")).table(key, ["url_labels.domain", "url_labels.domain_listed"]).to_pylist()
+    assert {row["url_labels.domain_listed"] for row in listed if row["url_labels.domain"] == "garden.example"} == {
+        "spam"
+    }
+
+
+def test_a_file_that_is_lost_is_made_again(copied, finished, crawl, demo_recipe):
+    next((copied / "documents").iterdir()).unlink()
+    (next((copied / "corpus").iterdir())).write_bytes(b"cut")
+    run([crawl], copied, demo_recipe)
+    assert results(copied) == results(finished)
+
+
+def test_a_run_that_is_not_finished_says_so_when_it_is_judged(copied, demo_recipe):
+    next((copied / "ledger" / "read").iterdir()).unlink()
+    outcome = decide(Folder(copied), "demo", demo_recipe, ALONE, QUIET)
+    assert "1 units of the input are not read" in outcome.failed["read"]
+    assert outcome.stats["missing_units"] == 1
+
+
+def test_a_page_whose_labels_raise_costs_no_other_page(crawl, tmp_path, demo_recipe, monkeypatch):
+    """No text is known that makes a label raise; so one label is broken here for texts with a certain word."""
+    from tilth.curate import label
+
+    whole = label.length
+
+    def length(document):
+        if "compost" in document.text:
+            raise ValueError("broken")
+        return whole(document)
+
+    monkeypatch.setattr(label, "length", length)
+    outcome = run([crawl / "crawl-00.warc.gz"], tmp_path / "run", recipe("demo", "extract.timeout=1"))
+    assert not outcome.failed
+    reasons = Counter(f"{row['stage']}:{row['reason']}" for row in rows(tmp_path / "run", "failures"))
+    assert reasons["label:error"] > 0
+    assert outcome.stats["totals"]["documents"] > 0
+
+
+def test_the_copy_that_stands_for_the_others_is_kept_where_any_of_them_would_be(tmp_path):
+    """Copies that differ in their line breaks are judged differently, and so are no exact copies."""
+    sentence = "The soil of the garden is dark and loose, and the worms that live in it have all they need to be well."
+    folder = tmp_path / "in"
+    folder.mkdir()
+    texts = [" ".join([sentence] * 3), "\n".join(sentence.split() * 3)]
+    (folder / "rows.jsonl").write_text("".join(orjson.dumps({"text": text}).decode() + "\n" for text in texts * 4))
+    chosen = recipe("keep-all", 'rules={copy: {label: dup.copy_of, in: [""]}, lines: {label: length.lines, max: 5}}')
+    assert run([folder], tmp_path / "run", chosen).stats["totals"]["kept"] == 1
+
+
+def test_starting_over_minds_what_it_empties(copied, crawl, finished, demo_recipe, tmp_path):
+    with pytest.raises(InputError):
+        curate([str(tmp_path / "typo")], Folder(copied), "demo", demo_recipe, ALONE, QUIET, fresh=True)
+    assert results(copied) == results(finished)
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "run.json").write_text('{"mine": true}')
+    with pytest.raises(DirectoryConflict):
+        curate([str(crawl)], Folder(foreign), "demo", demo_recipe, ALONE, QUIET, fresh=True)
+    assert (foreign / "run.json").read_text() == '{"mine": true}'
+    curate([str(crawl / "crawl-00.warc.gz")], Folder(copied), "demo", demo_recipe, ALONE, QUIET, fresh=True)
+    assert stats(copied)["totals"]["records"] < stats(finished)["totals"]["records"]
 
 
 def test_why_tells_a_dropped_document_a_kept_one_and_a_failure(finished):
@@ -197,6 +288,7 @@ def test_a_run_lives_in_memory_or_in_a_bucket_as_well(crawl, tmp_path, where, re
         ("rules.x={label: gopher.words}", "one of min, max, in, not_in"),
         ("gates.x={label: gopher.words, min: 1}", "not known that early"),
         ("clean=[c4-polici]", r"no line rule c4-polici; did you mean c4-policy\?"),
+        ("rules.x={label: lang.code, min: 0.5}", "min and max are for numbers"),
         ("extract.timeout=soon", r"extract\.timeout"),
         ("labels.gopher.variant=goffer", r"labels\.gopher\.variant"),
         ("extracct.timeout=1", "did you mean extract"),
