@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import results
 
 from tilth.errors import UsageError
 from tilth.jobs import jobs_address
@@ -255,6 +256,59 @@ def test_a_jobs_log_and_exit_code_come_back_and_its_recipe_goes_with_it(cluster:
     assert (job["status"], job["exit_code"]) == ("FAILED", 3)
     again = tilth(cluster.env, "jobs", "logs", job["id"])
     assert (again.returncode, again.stdout) == (0, done.stdout)
+
+
+OWN_RECIPE = """
+base: keep-all
+read: {unit_bytes: 3000}
+rules:
+  own-words: {label: length.words, min: 40}
+clean: [c4-policy]
+"""
+
+
+def actors(cluster: Nodes, name: str) -> list[dict]:
+    """The actors of that class that the cluster remembers."""
+    wanted = f"filter_keys=class_name&filter_predicates=%3D&filter_values={name}"
+    url = f"{cluster.address}/api/v0/actors?detail=1&limit=1000&{wanted}"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return json.load(reply)["data"]["result"]["result"]
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_on_the_clusters_nodes_and_gives_what_it_gives_in_one_process(cluster: Nodes, tmp_path: Path):
+    (tmp_path / "own.yaml").write_text(OWN_RECIPE)
+    (tmp_path / "crawl").mkdir()
+    for number in range(40):
+        words = " ".join(f"word{number * 31 % 17}x{at}" for at in range(10 + 3 * number))
+        page = f"<html><body><p>{words}</p><p>Read our privacy policy, number {number}.</p></body></html>"
+        (tmp_path / "crawl" / f"page-{number}.html").write_text(page)
+    command = ["tilth", "curate", "run", "--input", "crawl", "--recipe", "own.yaml", "--output"]
+    alone = tilth(cluster.env, *command[1:], "alone", "--in-process", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert not actors(cluster, "Hand")
+
+    done = tilth(cluster.env, "submit", "--", *command, "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"report: {tmp_path}/run/report.html" in done.stdout
+    nodes = {hand["node_id"] for hand in actors(cluster, "Hand")} - {None}  # None: not placed yet, or no longer
+    assert len(nodes) == 2
+    assert results(tmp_path / "run") == results(tmp_path / "alone")
+    assert any(name.startswith("corpus/") for name in results(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_job_whose_recipe_is_wrong_ends_with_the_commands_own_exit_code_and_line(cluster: Nodes, tmp_path: Path):
+    (tmp_path / "own.yaml").write_text("base: keep-all\nrulse: {}\n")
+    (tmp_path / "crawl").mkdir()
+    command = ["tilth", "curate", "run", "--input", "crawl", "--output", "run", "--recipe", "own.yaml"]
+    done = tilth(cluster.env, "submit", "--", *command, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    *of_ray, told = done.stdout.strip().splitlines()
+    assert told == "tilth: recipe own.yaml: unknown key rulse; did you mean rules?"
+    assert all("INFO" in line or line.startswith("Running entrypoint") for line in of_ray), of_ray
+    assert not (tmp_path / "run").exists()
 
 
 def let_go(env: dict[str, str], sign: signal.Signals, *arguments: str) -> str:

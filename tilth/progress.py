@@ -30,10 +30,11 @@ class Progress:
         """One line for the person who watches."""
         self.event("note", text=line)
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)
 
     def event(self, event: str, **fields: Any) -> None:
         if self._folder:
+            fields = {key: printable(value) if isinstance(value, str) else value for key, value in fields.items()}
             entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
             self._folder.append("events.jsonl", orjson.dumps(entry) + b"\n")
 
@@ -93,6 +94,11 @@ class Phase:
     def _say(self, line: str) -> None:
         if not self._progress._quiet:
             print(line, file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` with what is no Unicode (bytes of a file name, say) as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _bars() -> "Bars":

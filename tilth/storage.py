@@ -33,8 +33,9 @@ class Folder:
         if self._local:
             self.url = os.path.abspath(self.url.removeprefix("file://"))
         try:
+            self.url.encode()
             filesystem, self.root = url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError) as error:  # UnicodeEncodeError is one
             raise StorageError(f"{self.url}: {error}") from error
         self.filesystem: Any = filesystem  # of fsspec
 

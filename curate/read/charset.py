@@ -40,6 +40,7 @@ _LATIN = {"cp1250", "cp1254", "cp1257", "cp1258", "iso8859-2"}
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
@@ -124,11 +125,12 @@ def _fitting(body: bytes, codec: str) -> str | None:
     ASCII, and with high bytes as that kind of charset has them."""
     if codec != "utf-8" and not _plausible(body, codec):
         return None
+    errors = "surrogatepass" if codec == "utf-8" else "strict"  # Java and old databases write emoji as two surrogates
     try:
-        return body.decode(codec)
+        return body.decode(codec, errors)
     except UnicodeDecodeError as error:
         if codec == "utf-8" and error.start > len(body) - 4 and error.reason == "unexpected end of data":
-            return body[: error.start].decode() + "\ufffd"
+            return body[: error.start].decode(codec, errors) + "\ufffd"
         text = body.decode(codec, "replace")
         bad = text.count("\ufffd")
         good = len(text) - bad - len(text.encode("ascii", "ignore"))

@@ -1,10 +1,7 @@
-"""What a body is, told from its declared type and its first bytes together; `decode` makes a text of it."""
+"""What a body is, told from its declared type and its first bytes together."""
 
+import codecs
 import re
-
-from .charset import decode
-
-__all__ = ["begins_page", "decode", "is_html", "is_textual", "kind_of"]
 
 _BINARY = (
     b"%PDF-", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"OggS",
@@ -12,7 +9,12 @@ _BINARY = (
     b"\x28\xb5\x2f\xfd", b"wOFF", b"wOF2", b"OTTO", b"\x00\x01\x00\x00", b"II*\x00", b"MM\x00*", b"%!PS", b"{\\rtf",
     b"FLV\x01", b"\x1aE\xdf\xa3", b"SQLite format 3", b"WARC/", b"FWS", b"CWS",
 )  # fmt: skip
-_BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+_BOMS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16's, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _TAGS = (
     "html head body title meta link base script noscript style div span p a abbr address article aside b big br button "
@@ -22,7 +24,7 @@ _TAGS = (
 ).replace(" ", "|")
 _TAG = re.compile(rf"</?(?:{_TAGS})(?=[\s/>])".encode(), re.IGNORECASE)
 _PAGE_TAG = re.compile(rb"<(?:!doctype\s+html|html|head|body)(?=[\s/>])", re.IGNORECASE)
-_PROLOG = re.compile(rb"[\s\x00]*(?:<\?[^>]*>|<!--|<!doctype(?!\s+html)[^>\[]*(?:\[[^\]]*\])?[^>]*>)", re.IGNORECASE)
+_PROLOG = re.compile(rb"[\s\x00]*(?:<\?[^>]*>|<!--|<!doctype(?!\s+html)[^>\[]*+(?:\[[^\]]*\])?[^>]*>)", re.IGNORECASE)
 _CODE_TYPES = ("javascript", "ecmascript", "json", "text/css", "x-sh", "font", "wasm")
 _CODE = re.compile(
     rb"[\s;]*(?:[\[{]\s*[\"\[{\]}\d-]|\(\s*function|!function|function[\s(]|var\s|let\s|const\s|window\.|document\.|"
@@ -56,11 +58,6 @@ def kind_of(content_type: str | None, body: bytes) -> str:
     return "other" if _JSON.match(head) or (code and declared != "text/plain") else "text"
 
 
-def is_html(content_type: str | None, body: bytes) -> bool:
-    """True for a page of HTML or XHTML."""
-    return kind_of(content_type, body) == "html"
-
-
 def begins_page(body: bytes) -> bool:
     """True if the first thing in it, after declarations and comments, is a page's own markup: surely HTML."""
     head = _ascii_head(body)
@@ -74,11 +71,11 @@ def is_textual(body: bytes) -> bool:
 
 
 def _ascii_head(body: bytes) -> bytes:
-    """The beginning without byte order mark, UTF-16 as ASCII."""
-    head = body[:_HEAD]
+    """The beginning without byte order mark, UTF-16 and UTF-32 as ASCII."""
+    head = body[:_HEAD].removeprefix(codecs.BOM_UTF8)
     for mark, encoding in _BOMS.items():
         if head.startswith(mark):
-            return head[3:] if encoding == "utf-8-sig" else _narrow(head[2:], encoding)
+            return _narrow(head[len(mark) :], encoding)
     if head[:1] and head[1:2] == b"\0" and head[3:4] == b"\0":
         return _narrow(head, "utf-16-le")
     if head[:1] == b"\0" and head[2:3] == b"\0" and head[1:2] not in (b"", b"\0"):

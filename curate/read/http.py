@@ -19,6 +19,7 @@ _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"\s*HTTP/?[0-9.]* +([0-9]{3})", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _CONTROL = re.compile("[\x00-\x1f\x7f]+")
+_BLOCK = 4096  # bytes given to zlib at a time: what a member leaves of it is copied, and a body may have 10^6 members
 _NO_CODING = {"", "identity", "none", "8bit", "7bit", "binary", "utf-8"}
 
 
@@ -38,19 +39,19 @@ class Response(NamedTuple):
 
 def parse_headers(block: bytes) -> Headers:
     """The named fields of a header block, of WARC or HTTP; its first line and whatever is no field are passed over."""
-    headers: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     name = ""
     for line in block.decode("utf-8", "replace").split("\n")[1:]:
         if line[:1] in (" ", "\t") and name:  # folded: it goes on with the field above
-            headers[name] = f"{headers[name]} {_CONTROL.sub(' ', line).strip()}".strip()
+            fields[name].append(_CONTROL.sub(" ", line).strip())
             continue
         key, colon, value = line.partition(":")
         name = key.strip().lower() if colon else ""
-        if name and name not in headers:
-            headers[name] = _CONTROL.sub("", value).strip()
+        if name and name not in fields:
+            fields[name] = [_CONTROL.sub("", value).strip()]
         else:
             name = ""
-    return headers
+    return {name: " ".join(filter(None, parts)) for name, parts in fields.items()}
 
 
 def parse_response(data: bytes) -> Response | None:
@@ -129,10 +130,13 @@ def _decode(coding: str, body: bytes, limit: int) -> bytes | None:
 
 
 def _gunzip(body: bytes, limit: int) -> Iterator[bytes]:
-    while body[:2] == b"\x1f\x8b":
+    at = 0
+    while body[at : at + 2] == b"\x1f\x8b":
         inflate = zlib.decompressobj(31)
-        yield inflate.decompress(body, limit)
-        body = inflate.unused_data
+        while at < len(body) and not inflate.eof:
+            block = body[at : at + _BLOCK]
+            yield inflate.decompress(block, limit)
+            at += len(block) - len(inflate.unused_data or inflate.unconsumed_tail)
 
 
 def _inflate(body: bytes, limit: int) -> Iterator[bytes]:

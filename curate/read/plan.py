@@ -1,6 +1,7 @@
 """From what the user names to units of work: finds the files, tells their kinds, names them, cuts and groups them."""
 
 import bisect
+import contextlib
 import glob
 import hashlib
 import os
@@ -80,7 +81,7 @@ def plan(inputs: Sequence[str], options: ReadOptions) -> Plan:
             if kind is None:
                 if given:
                     raise InputError(f"{file.path}: {trouble}")
-                passed_over.append(file.path)
+                passed_over.append(_utf8(file.path))
                 continue
             readable += 1
             if file.path not in found or found[file.path][0].depth < file.depth:
@@ -90,7 +91,9 @@ def plan(inputs: Sequence[str], options: ReadOptions) -> Plan:
             raise InputError(f"{place}: no file in it can be read{others}")
     names = _names([file for file, _ in found.values()])
     named = sorted(InputFile(names[path], path, file.size, kind) for path, (file, kind) in found.items())
-    return Plan(sorted(_units(named, options), key=lambda unit: (unit.name, unit.start)), sorted(passed_over))
+    units = sorted(_units(named, options), key=lambda unit: (unit.name, unit.start))
+    assert len({unit.key for unit in units}) == len(units), "two units would write the same files"
+    return Plan(units, sorted(passed_over))
 
 
 def _files_at(place: str) -> tuple[bool, list[_Found]]:
@@ -125,7 +128,13 @@ def _files_at(place: str) -> tuple[bool, list[_Found]]:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.split("/") if part)
+    return tuple(part for part in _utf8(path).split("/") if part)
+
+
+def _utf8(path: str) -> str:
+    """A path as it can be told and written down: the system may know it by bytes that are not UTF-8. Those are escaped,
+    and backslashes too, so that no two paths become one."""
+    return path.replace("\\", r"\\").encode("utf-8", "backslashreplace").decode()
 
 
 def _kind_of(file: _Found, options: ReadOptions, given: bool) -> tuple[Kind | None, str]:
@@ -152,14 +161,19 @@ def _kind_of(file: _Found, options: ReadOptions, given: bool) -> tuple[Kind | No
 
 def _head(path: str) -> bytes:
     """The first bytes of a file's content."""
+    with _readable(path), open_input(path) as file:
+        head = file.read(16384)
+        codec = compression(head)
+        if codec:
+            piece = next(pieces(file, codec, 0, 1), None)
+            head = piece.data[:16384] if piece else b""
+        return head
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
     try:
-        with open_input(path) as file:
-            head = file.read(16384)
-            codec = compression(head)
-            if codec:
-                piece = next(pieces(file, codec, 0, 1), None)
-                head = piece.data[:16384] if piece else b""
-            return head
+        yield
     except (OSError, StorageError, zlib.error) as error:
         raise InputError(str(error) if path in str(error) else f"{path}: {error}") from error
 
@@ -192,7 +206,7 @@ def _names(files: list[_Found]) -> dict[str, str]:
         taken = Counter(names.values())
         short = [f for f in files if taken[names[f.path]] > 1 and depths[f.path] < len(f.parts)]
         if not short:
-            return {path: name if taken[name] == 1 else path for path, name in names.items()}
+            return {path: name if taken[name] == 1 else _utf8(path) for path, name in names.items()}
         for file in short:
             depths[file.path] += 1
 
@@ -213,13 +227,14 @@ def _units(files: list[InputFile], options: ReadOptions) -> Iterator[InputUnit]:
 
 def _unit(file: InputFile, start: int, end: int, size: int, files: tuple[InputFile, ...] = ()) -> InputUnit:
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", file.name)[-60:].lstrip(".-")
-    digest = hashlib.blake2b("\0".join([file.name, *(f.name for f in files)]).encode("utf-8", "replace"), digest_size=6)
+    digest = hashlib.blake2b("\0".join([file.name, *(f.name for f in files)]).encode(), digest_size=6)
     key = f"{readable}-{start:012d}-{digest.hexdigest()}"
     return InputUnit(key, file.name, file.path, file.kind, start, end, size, files)
 
 
 def _cuts(file: InputFile, unit_bytes: int) -> list[int]:
-    """Where the file's units begin. Compressed WARC files are cut anywhere: a unit finds its first record itself."""
+    """Where the file's units begin. Compressed WARC files are cut anywhere: a unit finds its first record itself. In a
+    plain one it could not, as a payload may be a WARC file too, so the plan goes from record to record."""
     count = -(-file.size // unit_bytes)
     if count == 1:
         return [0]
@@ -227,9 +242,9 @@ def _cuts(file: InputFile, unit_bytes: int) -> list[int]:
     compressed = bool(_COMPRESSED.search(file.name.lower()))
     if file.kind == "jsonl":
         return [0] if compressed else even
-    if compressed or "://" in file.path:
+    if compressed:
         return even
-    with open_input(file.path) as opened:
+    with _readable(file.path), open_input(file.path) as opened:
         if compression(opened.read(8)):
             return even
         return _at_records(even, plain_places(opened))
@@ -245,7 +260,8 @@ def _row_group_units(file: InputFile, options: ReadOptions) -> Iterator[InputUni
     from .table import row_groups  # pyarrow's readers are slow to import
 
     start, size = 0, 0
-    sizes = row_groups(file, options)
+    with _readable(file.path):
+        sizes = row_groups(file, options)
     for group, group_size in enumerate(sizes, 1):
         size += group_size
         if size >= options.unit_bytes or group == len(sizes):
@@ -256,10 +272,12 @@ def _row_group_units(file: InputFile, options: ReadOptions) -> Iterator[InputUni
 def _page_units(files: list[InputFile], unit_bytes: int) -> Iterator[InputUnit]:
     """Loose pages, as many together as make a unit."""
     group: list[InputFile] = []
+    size = 0
     for file in files:
-        if group and sum(f.size for f in group) + file.size > unit_bytes:
-            yield _unit(group[0], 0, len(group), sum(f.size for f in group), tuple(group))
-            group = []
+        if group and size + file.size > unit_bytes:
+            yield _unit(group[0], 0, len(group), size, tuple(group))
+            group, size = [], 0
         group.append(file)
+        size += file.size
     if group:
-        yield _unit(group[0], 0, len(group), sum(f.size for f in group), tuple(group))
+        yield _unit(group[0], 0, len(group), size, tuple(group))

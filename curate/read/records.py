@@ -46,17 +46,13 @@ def compressed_records(file: IO[bytes], codec: str, start: int, end: int, limit:
 
 
 def plain_records(file: IO[bytes], start: int, end: int, limit: int) -> Iterator[Record | Lost]:
-    """Records of an uncompressed file that begin in [start, end)."""
-    if start and not _PlainTape(file, start).begins(start):
-        found = _PlainTape(file, start).find(start, end)
-        if found is None:
-            return
-        start = found
+    """Records of an uncompressed file that begin in [start, end); `start` is 0 or one of `plain_places`."""
     yield from _frames(_PlainTape(file, start), limit, end)
 
 
 def plain_places(file: IO[bytes]) -> list[int]:
-    """Where the records of an uncompressed file begin; hops over their bodies."""
+    """Where the records of an uncompressed file begin; hops over their bodies. What looks like a record inside a body
+    is none, so this is known only to who comes from the file's beginning."""
     return [item.place for item in _frames(_PlainTape(file, 0), -1, None) if item.headers is not None]
 
 

@@ -36,10 +36,13 @@ def read_warc(unit: InputUnit, options: ReadOptions) -> Iterator[Page | Failure]
 
 def _records(file: IO[bytes], unit: InputUnit, limit: int) -> Iterator[Record | Lost]:
     head = file.read(8)
-    codec = compression(head) or (None if head.startswith(RECORD) else compression(b"", unit.name.lower()))
-    if codec is None:
-        return plain_records(file, unit.start, unit.end, limit)
-    return compressed_records(file, codec, unit.start, unit.end, limit)
+    named = compression(b"", unit.name.lower())
+    codec = compression(head) or (None if head.startswith(RECORD) else named)
+    if codec:
+        return compressed_records(file, codec, unit.start, unit.end, limit)
+    if named:  # it was cut as what it is not: its first unit reads all of it
+        return iter(()) if unit.start else plain_records(file, 0, file.seek(0, 2), limit)
+    return plain_records(file, unit.start, unit.end, limit)
 
 
 def _result(record: Record, unit: InputUnit, options: ReadOptions) -> Page | Failure | None:

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilth.curate.read.html import decode, is_html, is_textual, kind_of
+from tilth.curate.read.charset import decode
+from tilth.curate.read.html import is_textual, kind_of
 
 PAGES = {
     "doctype": b"<!DOCTYPE html><html><head><title>x</title></head><body>y</body></html>",
@@ -49,28 +50,28 @@ NO_PAGES = {
     "declared", ["text/html", "application/xhtml+xml", None, "text/plain", "application/octet-stream"]
 )
 def test_a_page_is_told_whatever_is_declared(name, declared):
-    assert is_html(declared, PAGES[name])
+    assert kind_of(declared, PAGES[name]) == "html"
 
 
 @pytest.mark.parametrize(
     "declared", ["image/gif", "application/json", "text/css", "application/javascript", "text/xml"]
 )
 def test_a_whole_page_under_a_foreign_type_is_a_page(declared):
-    assert is_html(declared, PAGES["doctype"])
-    assert is_html(declared, PAGES["xhtml with an XML prolog"])
+    assert kind_of(declared, PAGES["doctype"]) == "html"
+    assert kind_of(declared, PAGES["xhtml with an XML prolog"]) == "html"
 
 
 @pytest.mark.parametrize("name", NO_PAGES)
 @pytest.mark.parametrize("declared", ["text/html", None, "application/octet-stream", "text/plain"])
 def test_what_is_no_page_is_not_taken_for_one(name, declared):
-    assert not is_html(declared, NO_PAGES[name])
+    assert kind_of(declared, NO_PAGES[name]) != "html"
 
 
 def test_text_before_the_markup_costs_no_declared_page():
-    assert is_html("text/html", b"Warning: mysql_connect() in line 3\n<html><body>y")
-    assert is_html("text/html", b"Some text, then <p>a paragraph</p>")
-    assert is_html(None, b"Some text, then <p>a paragraph</p>")
-    assert not is_html("text/plain", b"In HTML, write <p> before a paragraph.")
+    assert kind_of("text/html", b"Warning: mysql_connect() in line 3\n<html><body>y") == "html"
+    assert kind_of("text/html", b"Some text, then <p>a paragraph</p>") == "html"
+    assert kind_of(None, b"Some text, then <p>a paragraph</p>") == "html"
+    assert kind_of("text/plain", b"In HTML, write <p> before a paragraph.") != "html"
 
 
 def test_plain_text_is_text_and_markup_languages_are_not():

@@ -1,10 +1,11 @@
 import gzip
 import os
 import re
+import time
 
 import fsspec
 import pytest
-from warcs import page, response, store
+from warcs import page, record, response, store
 
 from tilth.curate.read import Failure, Page, ReadOptions, list_units, plan, read_unit
 from tilth.errors import InputError
@@ -55,6 +56,28 @@ def test_keys_are_unique_and_safe_as_file_names(tmp_path):
     keys = [unit.key for unit in list_units([str(tmp_path / "c")], ReadOptions(unit_bytes=300))]
     assert len(set(keys)) == len(keys) > 5
     assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}", key) for key in keys)
+
+
+def test_names_that_are_not_utf8_are_printable_unique_and_read(tmp_path):
+    names = [b"a\xff.jsonl", b"a\xfe.jsonl", b"a\\udcff.jsonl", b"a\\xff.jsonl", b"b\xff.html", b"b\xfe.html"]
+    (tmp_path / "crawl").mkdir()
+    for name in names:
+        (tmp_path / "crawl" / os.fsdecode(name)).write_bytes(b'{"text": "x"}\n' if b"json" in name else page(1))
+    for inputs in ([tmp_path / "crawl"], [tmp_path / "crawl" / "*.*"]):
+        for options in (OPTIONS, ReadOptions(unit_bytes=1)):
+            units = list_units([str(place) for place in inputs], options)
+            items = [item for unit in units for item in read_unit(unit, options)]
+            for unique in (
+                {item.path for item in items},
+                {file.name for unit in units for file in unit.files or [unit]},
+            ):
+                assert len(unique) == len(names)
+                assert all(name.isprintable() and name.encode() for name in unique)
+            assert len({unit.key for unit in units}) == len(units)
+            assert all(isinstance(item, Page) for item in items)
+            assert {os.fsencode(file.path) for unit in units for file in unit.files or [unit]} == {
+                os.fsencode(tmp_path / "crawl") + b"/" + name for name in names
+            }
 
 
 def test_equal_names_are_lengthened_by_their_parents(tmp_path):
@@ -120,6 +143,18 @@ def test_loose_pages_are_grouped(tmp_path):
     }
 
 
+def test_a_large_group_of_loose_pages_costs_no_more_than_small_ones(tmp_path):
+    for number in range(15_000):
+        (tmp_path / f"{number}.html").write_bytes(b"<html>")
+
+    def seconds(unit_bytes: int) -> float:
+        start = time.process_time()
+        list_units([str(tmp_path)], ReadOptions(unit_bytes=unit_bytes))
+        return time.process_time() - start
+
+    assert seconds(10**6) < 2 * seconds(600)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -157,6 +192,23 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path):
 def test_no_input_is_refused():
     with pytest.raises(InputError, match="no input"):
         list_units([], OPTIONS)
+
+
+def test_units_of_any_file_are_the_same_on_disk_and_remote(tmp_path):
+    inner = store([response(f"https://inner.example/{number}", page(number)) for number in range(9)], "plain")[0]
+    outer = [record("resource", "https://outer.example/", inner, "application/warc")] * 3
+    packed = store([*outer, response("https://site.example/", page(1))], "gzip")[0]
+    fill(tmp_path / "crawl", a_warc=gzip.decompress(packed), a_warc_gz=packed, named_warc=packed)
+    fill(tmp_path / "crawl", named_warc_gz=gzip.decompress(packed), c_jsonl=b'{"text": "x"}\n' * 90)
+    fsspec.filesystem("memory").put(str(tmp_path / "crawl"), "/mount/", recursive=True)
+    for unit_bytes in (50, 600, 3000):
+        options = ReadOptions(unit_bytes=unit_bytes)
+        local, remote = (list_units([place], options) for place in (str(tmp_path / "crawl"), "memory://mount/crawl"))
+        assert [unit._replace(path="") for unit in local] == [unit._replace(path="") for unit in remote]
+        for units in (local, remote):
+            items = [item for unit in units for item in read_unit(unit, options)]
+            assert len(items) == 4 * 4 + 90
+            assert not any("inner" in (item.url or "") for item in items)
 
 
 def test_remote_input_is_read_like_local(tmp_path):

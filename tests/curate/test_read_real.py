@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tilth.curate.read import Failure, Page, ReadOptions, list_units, plan, read_unit
-from tilth.curate.read.html import decode, kind_of
+from tilth.curate.read.charset import decode
+from tilth.curate.read.html import kind_of
 from tilth.errors import InputError
 
 pytestmark = pytest.mark.realdata

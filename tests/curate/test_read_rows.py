@@ -1,11 +1,14 @@
 import datetime as dt
 import gzip
 import json
+import tracemalloc
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,6 +82,23 @@ def test_a_compressed_file_cut_short_gives_its_lines_and_a_failure(tmp_path):
     assert all(isinstance(item, Page) for item in pages)
 
 
+@pytest.mark.parametrize("storage", ["gzip", "zstd"])
+def test_a_compressed_file_is_never_held_in_memory(tmp_path, storage):
+    lines = b'{"text": "' + b"x" * 990 + b'"}\n'
+    data = lines * 20_000 + b'{"text": "' + b"y" * 20_000_000 + b'"}\n' + lines
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(gzip.compress(data, 1) if storage == "gzip" else zstandard.compress(data))
+    options = ReadOptions(kind="jsonl", max_record_bytes=10**6)
+    (unit,) = list_units([str(path)], options)
+    del data
+    tracemalloc.start()
+    pages = sum(isinstance(item, Page) for item in read_unit(unit, options))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pages == 20_001
+    assert peak < 12_000_000
+
+
 def test_fields_are_found_by_option(tmp_path):
     row = {
         "content": {"body": "nested\x00 \ud800 text", "a.b": 1},
@@ -136,13 +156,77 @@ def test_a_missing_column_is_refused_with_the_columns_there_are(tmp_path, option
         read(path, **options)
 
 
-def test_a_damaged_row_group_is_one_failure_and_the_others_are_read(tmp_path):
-    path = table(tmp_path, text=[f"row {n} " + "x" * 50 for n in range(300)])
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_each_row_that_damage_takes_is_a_failure_and_the_others_are_read(tmp_path, rows):
+    path = tmp_path / "rows.parquet"
+    texts = [f"row {n} " + "x" * 50 for n in range(3 * rows)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=rows, data_page_size=1000, use_dictionary=False)
     data = bytearray(path.read_bytes())
-    place = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    place = column.data_page_offset + column.total_compressed_size * 9 // 10
     data[place : place + 40] = b"\xff" * 40
     path.write_bytes(data)
-    items = read(path)
-    (failure,) = [item for item in items if isinstance(item, Failure)]
-    assert (failure.reason, failure.offset) == ("corrupt", 100)
-    assert [item.offset for item in items if isinstance(item, Page)] == [*range(100), *range(200, 300)]
+    for unit_bytes in (1, 10**6):
+        items = read(path, unit_bytes=unit_bytes)
+        assert [item.offset for item in items] == list(range(3 * rows))
+        failures = [item for item in items if isinstance(item, Failure)]
+        lost = [item.offset for item in failures]
+        assert rows <= lost[0] <= 2 * rows - rows // 10
+        assert lost == list(range(lost[0], 2 * rows))
+        assert {item.reason for item in failures} == {"corrupt"}
+        assert all(item.text == texts[item.offset] for item in items if isinstance(item, Page))
+
+
+def test_a_row_that_has_no_value_in_python_is_one_failure(tmp_path):
+    raw = pa.array([b"one", b"\xff\xfe", b"three"]).view(pa.string())
+    when = pa.array([0, 0, 2**62], pa.timestamp("us"))
+    first, second, third = read(table(tmp_path, text=raw, when=when), timestamp_field="when")
+    assert (first.text, second.reason, third.reason) == ("one", "corrupt", "corrupt")
+
+
+class LostConnection(MemoryFileSystem):
+    """Files in memory of which a part cannot be read."""
+
+    protocol = "lost"
+    error: Exception = OSError()
+    lost = range(0)  # places where reading fails
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("lost:/"))
+
+    def _open(self, path, mode="rb", **options):
+        return LostFile(self, path, super()._open(path, mode, **options).getvalue())
+
+
+class LostFile(MemoryFile):
+    def read(self, size=-1):
+        if self.tell() in LostConnection.lost:
+            raise LostConnection.error
+        return super().read(size)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("too slow"),
+        ConnectionResetError("reset"),
+        OSError("gone"),
+        OSError(5, "I/O"),
+        FileNotFoundError("x"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_no_damage(tmp_path, error):
+    path = table(tmp_path, text=[f"row {n} " + "x" * 50 for n in range(300)])
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    fsspec.register_implementation("lost", LostConnection, clobber=True)
+    fsspec.filesystem("memory").put_file(str(path), "/rows.parquet")
+    LostConnection.error, LostConnection.lost = error, range(0)
+    (unit,) = list_units(["lost://rows.parquet"], ReadOptions())
+    assert sum(isinstance(item, Page) for item in read_unit(unit, ReadOptions())) == 300
+    for lost in (range(column.dictionary_page_offset, column.dictionary_page_offset + 1), range(10**6)):
+        LostConnection.lost = lost
+        with pytest.raises(type(error), match=str(error.args[-1])):
+            list(read_unit(unit, ReadOptions()))
+    with pytest.raises(InputError, match=r"rows.parquet: .*" + str(error.args[-1])):
+        list_units(["lost://rows.parquet"], ReadOptions())
