@@ -1,11 +1,19 @@
-"""The corpus: what is kept, cleaned by the line rules, in shards ordered by id, with all labels."""
+"""The corpus: what is kept, cleaned by the line rules, in shards ordered by id, with all labels.
+
+A shard is a range of ids, and every unit of the first pass has documents for every shard. So what is kept is first
+dealt out: groups of units write one Arrow file each, with one batch a shard, and a shard then reads its batch of every
+group. Each document is read twice and written twice, however many there are; with g groups and s shards g times s
+batches are read, which for a terabyte are 16 million of 64 kB.
+"""
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,51 +27,86 @@ from .label import schema
 from .recipe import CurateRecipe
 from .run import Run
 
-
-class Shard(NamedTuple):
-    """All kept documents with low <= id < high."""
-
-    low: str
-    high: str
+DEALT = "dealt"  # the folder between the two passes; goes when the corpus stands
+GROUP_BYTES = 256 * 2**20  # of kept text that one unit of dealing holds
+REMOVED = pa.field("removed", pa.map_(pa.string(), pa.int64()))
 
 
-def shards(kept_bytes: int, shard_bytes: int) -> list[Unit]:
-    """Equal ranges of ids, so many that one holds about `shard_bytes` of text: ids are hashes and spread evenly."""
-    count = max(1, -(-kept_bytes // shard_bytes))
-    edges = [f"{(index << 128) // count:033x}"[1:] for index in range(count)] + ["g"]
-    edges[0] = ""
-    return [
-        Unit(f"part-{index:05d}-of-{count:05d}", Shard(edges[index], edges[index + 1]), kept_bytes // count)
-        for index in range(count)
-    ]
+def shard_count(kept_bytes: int, shard_bytes: int) -> int:
+    """So many shards that one holds about `shard_bytes` of text."""
+    return max(1, -(-kept_bytes // shard_bytes))
+
+
+def edges(count: int) -> list[str]:
+    """Where each of `count` equal ranges of ids begins, and where the last ends. Ids are hashes and spread evenly."""
+    return ["", *(f"{(index << 128) // count:032x}" for index in range(1, count)), "g"]
+
+
+def deals(kept_bytes: Mapping[str, int]) -> list[Unit]:
+    """Groups of the first pass's units, by key, whose kept text is together about GROUP_BYTES."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for key, own in kept_bytes.items():
+        if size and size + own > GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(key)
+        size += own
+    return [Unit(f"group-{i:05d}", keys, sum(kept_bytes[key] for key in keys)) for i, keys in enumerate(groups)]
+
+
+def shards(count: int) -> list[Unit]:
+    """One unit for each shard."""
+    return [Unit(f"part-{index:05d}-of-{count:05d}", index, 1) for index in range(count)]
+
+
+class DealWorker:
+    """Writes what is kept of a group of units as one Arrow file, whose batch i is for shard i."""
+
+    def __init__(self, run: Run, count: int):
+        self._run = run
+        self._edges = edges(count)
+        self._schema = schema()
+
+    def __call__(self, payload: Sequence[str], outbox: Outbox) -> Mapping[str, Any]:
+        parts = [self._kept(key) for key in payload]
+        table = pa.concat_tables([self._schema.empty_table(), *parts]).sort_by("id")
+        ids = table["id"].to_pylist()
+        cuts = [bisect_left(ids, edge) for edge in self._edges]
+        place = outbox.file(DEALT, len(table), ".arrow")
+        packed = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(place, self._schema, options=packed) as file:
+            for start, end in pairwise(cuts):
+                batches = table.slice(start, end - start).combine_chunks().to_batches()
+                file.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], self._schema))
+        return {"documents": len(table)}
+
+    def _kept(self, key: str) -> pa.Table:
+        with self._run.folder.open(f"decisions/{key}.parquet") as file:
+            kept = pq.read_table(file, columns=["kept"])["kept"]
+        return self._run.whole(key, self._schema).filter(kept)
 
 
 class CorpusWorker:
-    """Writes one shard. Documents are sorted by id within their files, so only matching row groups are read."""
+    """Writes one shard from its batch of every group."""
 
-    def __init__(self, run: Run, recipe: CurateRecipe, keys: list[str]):
+    def __init__(self, run: Run, recipe: CurateRecipe, groups: Sequence[str]):
         self._run = run
         self._rules = recipe.clean
-        self._keys = keys
+        self._groups = groups
         self._schema = schema()
-        removed = pa.field("removed", pa.map_(pa.string(), pa.int64()))
-        self._written = self._schema.append(removed)
 
-    def __call__(self, payload: Shard, outbox: Outbox) -> Mapping[str, Any]:
-        parts = [part for key in self._keys if len(part := self._kept(key, payload))]
-        table = pa.concat_tables(parts) if parts else self._schema.empty_table()
-        table, removed, touched = self._cleaned(table.sort_by("id"))
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        batches = [self._batch(group, payload) for group in self._groups]
+        table = pa.Table.from_batches(batches, self._schema).sort_by("id")
+        table, lines, touched = self._cleaned(table)
         pq.write_table(table, outbox.file("corpus", len(table)), compression="zstd", row_group_size=ROW_GROUP)
         size = pc.sum(pc.binary_length(table["text"])).as_py() or 0
-        return {"documents": len(table), "bytes": size, "lines": dict(removed), "touched": dict(touched)}
+        return {"documents": len(table), "bytes": size, "lines": dict(lines), "touched": dict(touched)}
 
-    def _kept(self, key: str, shard: Shard) -> pa.Table:
-        inside = (pc.field("id") >= shard.low) & (pc.field("id") < shard.high)
-        with self._run.folder.open(f"decisions/{key}.parquet") as file:
-            kept = pq.read_table(file, columns=["id", "kept"], filters=inside).filter(pc.field("kept"))["id"]
-        if not len(kept):
-            return self._schema.empty_table()
-        return self._run.documents_of(key, inside, self._schema).filter(pc.is_in(pc.field("id"), kept.combine_chunks()))
+    def _batch(self, group: str, shard: int) -> pa.RecordBatch:
+        with self._run.folder.open(f"{DEALT}/{group}.arrow") as file, pa.ipc.open_file(file) as reader:
+            return reader.get_batch(shard)
 
     def _cleaned(self, table: pa.Table) -> tuple[pa.Table, Counter[str], Counter[str]]:
         """The table with its text cleaned and `removed`: lines removed or edited by each rule; sums over documents."""
@@ -79,6 +122,4 @@ class CorpusWorker:
             touched.update(removed.keys())
         place = table.schema.get_field_index("text")
         table = table.set_column(place, self._schema.field("text"), pa.array(texts, pa.large_string()))
-        field = self._written.field("removed")
-        table = table.append_column(field, pa.array(counts, field.type))
-        return table.cast(self._written), lines, touched
+        return table.append_column(REMOVED, pa.array(counts, REMOVED.type)), lines, touched

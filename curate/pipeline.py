@@ -17,9 +17,9 @@ from tilth.errors import UsageError
 from tilth.ledger import Ledger, Record
 from tilth.progress import Progress
 from tilth.storage import Folder
-from tilth.work import Engine, Unit, WorkOptions
+from tilth.work import Engine, Outcome, Unit, WorkOptions
 
-from .corpus import CorpusWorker, shards
+from .corpus import DEALT, CorpusWorker, DealWorker, deals, shard_count, shards
 from .decide import DecideWorker
 from .dedup.exact import OUTPUT as EXACT
 from .dedup.exact import ExactWorker
@@ -144,16 +144,33 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
     worker = partial(DecideWorker, run, recipe)
     decided = engine.run("decide", units, worker, output, ["decisions"], light=light, depends_on=judged)
     lost |= exact.failed | decided.failed
-    kept = sum(record["counts"]["kept_bytes"] for record in decided.records.values())
 
     # Without all decisions there is nothing a corpus could be made of; what was made of others goes.
     whole = corpus and not exact.failed and not decided.failed
-    parts = shards(kept, recipe.corpus.shard_bytes) if whole else []
-    cleaned = _hash(judged, recipe.clean, recipe.corpus.model_dump()) if whole else "nothing"
-    writer = partial(CorpusWorker, run, recipe, keys)
-    written = engine.run("corpus", parts, writer, output, ["corpus"], light=light, depends_on=cleaned)
+    kept = {key: record["counts"]["kept_bytes"] for key, record in decided.records.items()}
+    written = _write_corpus(run, engine, kept if whole else {}, judged if whole else "", light)
     passes = {"read": run.documents, "decide": decided.records, "corpus": written.records}
     return Result(report(run, passes), lost | written.failed)
+
+
+def _write_corpus(run: Run, engine: Engine, kept: dict[str, int], judged: str, light: bool) -> Outcome:
+    """The corpus of the decisions `judged`, given the bytes kept of each unit; without any decisions, no corpus."""
+    output, recipe = run.folder, run.recipe
+    count = shard_count(sum(kept.values()), recipe.corpus.shard_bytes)
+    parts, groups = (shards(count), deals(kept)) if judged else ([], [])
+    depends = _hash(judged, recipe.clean, count)
+    writer = partial(CorpusWorker, run, recipe, [group.key for group in groups])
+    ledger = Ledger(output, "corpus")
+    ledger.serve(depends)
+    if {part.key for part in parts} - ledger.reconcile(["corpus"]).keys():
+        dealer = partial(DealWorker, run, count)
+        dealt = engine.run("deal", groups, dealer, output, [DEALT], light=light, depends_on=depends)
+        if dealt.failed:
+            return Outcome({}, dealt.failed)
+    written = engine.run("corpus", parts, writer, output, ["corpus"], light=light, depends_on=depends)
+    if not written.failed:
+        Ledger(output, "deal").forget()
+    return written
 
 
 def rewrite_report(output: Folder) -> None:

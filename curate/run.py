@@ -65,13 +65,13 @@ class Run:
                 digest.update(repr((name, key, [file["sha256"] for file in record["files"]])).encode())
         return digest.hexdigest()
 
-    def documents_of(self, key: str, rows: pc.Expression | None, columns: pa.Schema) -> pa.Table:
-        """Whole documents of one unit, with their newest labels; only the row groups that `rows` can match are read."""
+    def whole(self, key: str, columns: pa.Schema) -> pa.Table:
+        """All columns of one unit's documents, with their newest labels."""
         with self.folder.open(f"documents/{key}.parquet") as file:
-            table = pq.read_table(file, filters=rows)
+            table = pq.read_table(file)
         for family in self.relabelled:
             with self.folder.open(f"labels/{family}/{key}.parquet") as file:
-                added = pq.read_table(file, filters=rows)
+                added = pq.read_table(file, columns=[family])
             place = table.schema.get_field_index(family)
             table = table.set_column(place, columns.field(family), added[family])
         return table.cast(columns)

@@ -55,7 +55,7 @@ def test_a_driver_killed_in_each_pass_leaves_no_trace(crawl, undisturbed, tmp_pa
     output = tmp_path / "run"
     more = [*SETTINGS, "--quiet", *(["--in-process"] if how == "in process" else ["--workers", "2"])]
     kills = 0
-    for name, units in [("read", 3), ("read", 9), ("decide", 2), ("corpus", 1)]:
+    for name, units in [("read", 3), ("read", 9), ("decide", 2), ("deal", 1), ("corpus", 1)]:
         process = subprocess.Popen(command(crawl, output, *more), start_new_session=True, stderr=subprocess.PIPE)
         while process.poll() is None and units_done(output, name) < units:
             time.sleep(0.005)
