@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tilth.errors import RecipeError
 
-from .label.lines import EDITS, FLAGS, MARKS
+from .label.lines import EDIT_BITS, EDITS, FLAGS, MARKS
 
 RULES = tuple(FLAGS)
 """Every line rule there is."""
@@ -27,7 +27,7 @@ CLEANED = {
 }
 """What `cleaned` measures."""
 
-_BYTE = {rule: 8 * index for index, rule in enumerate(EDITS)}
+_SHIFT = {rule: EDIT_BITS * index for index, rule in enumerate(EDITS)}
 
 
 def cleaned(
@@ -48,7 +48,7 @@ def cleaned(
         if rule in MARKS:
             marked[rule] = hit & left
         elif rule in EDITS:
-            gone += (edits >> _BYTE[rule]) & 0xFF
+            gone += (edits >> _SHIFT[rule]) & (2**EDIT_BITS - 1)
         else:
             left &= ~hit
     after = np.where(left, np.maximum(before - gone, 0), 0)

@@ -26,7 +26,7 @@ ARROW: dict[object, pa.DataType] = {
     float: pa.float64(),
     bool: pa.bool_(),
     str: pa.string(),
-    list[int]: pa.list_(pa.int32()),
+    list[int]: pa.list_(pa.int64()),
 }
 
 

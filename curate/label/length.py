@@ -6,6 +6,8 @@ import numpy as np
 
 from ..segment import Segmented
 
+LONG_LINE = 200  # characters
+
 
 class Length(NamedTuple):
     """Sizes of a document."""
@@ -15,6 +17,7 @@ class Length(NamedTuple):
     words: int  # words of the segmentation, punctuation marks left out
     sentences: int
     lines: int  # with visible text
+    long_lines: int  # of at least 200 characters: mC4's paragraphs, of which it asks for three (Xue et al. 2021)
     paragraphs: int  # with visible text, separated by blank lines
 
 
@@ -26,5 +29,6 @@ def length(document: Segmented) -> Length:
         words=int(np.count_nonzero(document.tokens.are_words)),
         sentences=len(document.sentences),
         lines=sum(not (line == "" or line.isspace()) for line in document.lines),
+        long_lines=sum(len(line) >= LONG_LINE for line in document.lines),
         paragraphs=sum(not (paragraph == "" or paragraph.isspace()) for paragraph in document.paragraphs),
     )

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..segment import DIGIT, TERMINAL_MARKS, UPPER, Segmented, segment
+from ..segment import DIGIT, TERMINAL_MARKS, UPPER, URL, Segmented, segment
 
 RULES = (
     "c4-long-word",  # a word of more than 1000 characters
@@ -35,21 +35,27 @@ EDITS = {
     "refinedweb-items-in-cart": re.compile(r"\s?items in cart", re.IGNORECASE),
     "refinedweb-read-more": re.compile(r"\s?read more\.\.\.\s*$", re.IGNORECASE),
     "refinedweb-sign-in": re.compile(r"^\s*sign-in(?!\w)\s?", re.IGNORECASE),
+    "refinedweb-url": URL,
 }
 """Rules that take something out of a line: name and what goes."""
 
-_HINTS = {  # what is in the lower-cased text wherever an edit applies: most documents are done with that
-    "c4-citation": "[",
-    "refinedweb-items-in-cart": "items in cart",
-    "refinedweb-read-more": "read more...",
-    "refinedweb-sign-in": "sign-in",
+_HINTS = {  # one of these is in the lower-cased text wherever an edit applies: most documents are done with that
+    "c4-citation": ("[",),
+    "refinedweb-items-in-cart": ("items in cart",),
+    "refinedweb-read-more": ("read more...",),
+    "refinedweb-sign-in": ("sign-in",),
+    "refinedweb-url": ("http", "www."),
 }
 
 FLAGS = {name: 1 << bit for bit, name in enumerate((*RULES, *MARKS, *EDITS))}
 """Bit of each rule in `Lines.flags`. Bits are written into corpora: new rules go at the end."""
 
 _LONGEST_WORD = 1000
+EDIT_BITS = 12
+"""Width of each edit's count in `Lines.edited_words`: five of them fit into 63 bits, for lines of up to 4095 words."""
+
 _EDITABLE_WORDS = 10  # RefinedWeb edits only lines of at most so many words
+_ANYWHERE = ("c4-citation", "refinedweb-url")  # but these apply to any line
 _ENDS = (".", "?", "!", '"', "'")
 _CLOSERS = "”’」』》）】…"  # may stand behind the mark that ends a line of Chinese or Japanese
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
@@ -78,7 +84,7 @@ class Lines(NamedTuple):
     flags: list[int]  # bit set of FLAGS
     words: list[int]  # 0 exactly in blank lines
     sentences: list[int]
-    edited_words: list[int]  # one byte for each of EDITS, the first lowest: words it would remove, at most 127
+    edited_words: list[int]  # EDIT_BITS for each of EDITS, the first lowest: words that it would remove
 
 
 def lines(document: Segmented, options: LinesOptions = SCRIPT_AWARE) -> Lines:
@@ -152,15 +158,16 @@ def _ended(lines: list[str], flags: np.ndarray, unspaced: np.ndarray, marks: fro
 def _edits(document: Segmented, words: np.ndarray, unspaced: np.ndarray, flags: np.ndarray) -> np.ndarray:
     """Flags the lines that an edit would change, and returns the words it would remove."""
     edited_words = np.zeros(len(words), np.int64)
-    for byte, (name, pattern) in enumerate(EDITS.items()):
-        if _HINTS[name] not in document.lowered:
+    for place, (name, pattern) in enumerate(EDITS.items()):
+        if not any(hint in document.lowered for hint in _HINTS[name]):
             continue
         for index, line in enumerate(document.lines):
-            if words[index] and (name == "c4-citation" or words[index] <= _EDITABLE_WORDS) and pattern.search(line):
+            short = name in _ANYWHERE or words[index] <= _EDITABLE_WORDS
+            if words[index] and short and pattern.search(line):
                 flags[index] |= FLAGS[name]
                 left = pattern.sub("", line)
                 removed = int(words[index]) - _count_words(left, bool(unspaced[index]))
-                edited_words[index] |= min(max(removed, 0), 127) << 8 * byte
+                edited_words[index] |= min(max(removed, 0), 2**EDIT_BITS - 1) << EDIT_BITS * place
     return edited_words
 
 

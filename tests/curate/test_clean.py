@@ -41,6 +41,7 @@ LINES = st.sampled_from(
         "a { b } c d.",
         "Sign-in and read more...",
         "items in cart",
+        "More at https://garden.example/soil and www.garden.example.",
         "We value your privacy policy here.",
         "我们今天去公园散步。天气很好！",
         "我们去公园[2]散步。",
@@ -136,3 +137,18 @@ def test_edits_take_out_only_what_they_name():
 def test_an_unknown_rule_is_named():
     with pytest.raises(RecipeError, match="c4-nonsense"):
         clean("text", [0], ["c4-nonsense"])
+
+
+def test_many_edits_of_one_line_are_counted_as_they_are_made():
+    text = "The soil " + " ".join(["was [1] turned"] * 300) + "."
+    rules = ["c4-citation"]
+    cleaned_text, _ = clean(text, lines(segment(text)).flags, rules)
+    assert measure([text], rules)["words"].tolist() == [len(cleaned_text.split())]
+
+
+def test_addresses_go_and_their_words_with_them():
+    text = "See https://garden.example/soil and www.garden.example for more of it, as we said before."
+    cleaned_text, counts = clean(text, lines(segment(text)).flags, ["refinedweb-url"])
+    assert "garden.example" not in cleaned_text
+    assert counts == {"refinedweb-url": 1}
+    assert measure([text], ["refinedweb-url"])["words"].tolist() == [len(cleaned_text.split())]

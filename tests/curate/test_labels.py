@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tilth.curate.label.fineweb import FineWebOptions, fineweb
 from tilth.curate.label.gopher import VARIANTS, GopherOptions, gopher, words_of
 from tilth.curate.label.length import length
-from tilth.curate.label.lines import EDITS, FLAGS, SCRIPT_AWARE, Lines, LinesOptions, lines
+from tilth.curate.label.lines import EDIT_BITS, EDITS, FLAGS, SCRIPT_AWARE, Lines, LinesOptions, lines
 from tilth.curate.label.noise import noise
 from tilth.curate.label.repetition import repetition
 from tilth.curate.segment import segment
@@ -221,7 +221,7 @@ def test_short_chinese_lines_are_shorter_than_short_english_ones():
 
 
 def test_lengths_in_every_unit():
-    assert length(segment("Hé, 世界。 Two!\n\nNext one.")) == (30, 23, 5, 3, 2, 2)
+    assert length(segment("Hé, 世界。 Two!\n\nNext one.")) == (30, 23, 5, 3, 2, 0, 2)
     assert length(segment("")) == (0, 0, 0, 0, 0, 0)
 
 
@@ -323,7 +323,7 @@ def test_to_the_letter_of_c4_the_words_of_a_chinese_line_are_counted_by_its_spac
     to_the_letter = lines(document, TO_THE_LETTER)
     assert to_the_letter.words == [3, 2, 0]
     read_more = list(EDITS).index("refinedweb-read-more")
-    assert to_the_letter.edited_words[0] == 2 << 8 * read_more
+    assert to_the_letter.edited_words[0] == 2 << EDIT_BITS * read_more
 
 
 def test_line_labels_are_aligned_with_the_lines():
@@ -331,7 +331,7 @@ def test_line_labels_are_aligned_with_the_lines():
     assert measured.words == [3, 0, 4, 2]
     assert measured.sentences[:3] == [2, 0, 1]
     read_more = list(EDITS).index("refinedweb-read-more")
-    assert measured.edited_words == [0, 0, 0, 2 << 8 * read_more]
+    assert measured.edited_words == [0, 0, 0, 2 << EDIT_BITS * read_more]
 
 
 @pytest.mark.parametrize("variant", ["script-aware", "datatrove"])

@@ -27,7 +27,8 @@ def records() -> list[bytes]:
 
 def _looks_otherwise(data: bytes, storage: str) -> bool:
     """True if the damage has put the mark of another storage at the beginning, which decides."""
-    return data.startswith(b"WARC/") if storage != "plain" else compression(data) is not None
+    codec = None if storage == "plain" else storage.split("-")[0]
+    return compression(data) not in (None, codec) or (codec is not None and data.startswith(b"WARC/"))
 
 
 def read(path, unit_bytes=10**9):

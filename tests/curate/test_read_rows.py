@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tilth.curate.read import Failure, Page, ReadOptions, list_units, read_unit
+from tilth.curate.read.stream import compression
 from tilth.errors import InputError
 
 
@@ -46,9 +47,11 @@ def test_lines_become_pages_at_their_byte_offsets(tmp_path):
 )
 def test_any_lines_are_accounted_for_once_for_any_size_of_units(tmp_path_factory, lines, unit_bytes):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
-    path.write_bytes(b"\n".join(lines) + b"\n")
+    data = b"\n".join(lines) + b"\n"
+    assume(compression(data) is None)
+    path.write_bytes(data)
     items = read(path, unit_bytes=unit_bytes)
-    assert len(items) == sum(bool(line.strip()) for line in lines if line.removeprefix(b"\xef\xbb\xbf") or line)
+    assert len(items) == sum(bool(line.strip()) for line in lines)
     assert items == read(path)
 
 
@@ -195,12 +198,12 @@ class LostConnection(MemoryFileSystem):
     def _strip_protocol(cls, path):
         return super()._strip_protocol(path.removeprefix("lost:/"))
 
-    def _open(self, path, mode="rb", **options):
-        return LostFile(self, path, super()._open(path, mode, **options).getvalue())
+    def _open(self, path, *args, **options):
+        return LostFile(self, path, super()._open(path, *args, **options).getvalue())
 
 
 class LostFile(MemoryFile):
-    def read(self, size=-1):
+    def read(self, size: int | None = -1):
         if self.tell() in LostConnection.lost:
             raise LostConnection.error
         return super().read(size)
