@@ -222,7 +222,7 @@ def test_short_chinese_lines_are_shorter_than_short_english_ones():
 
 def test_lengths_in_every_unit():
     assert length(segment("Hé, 世界。 Two!\n\nNext one.")) == (30, 23, 5, 3, 2, 0, 2)
-    assert length(segment("")) == (0, 0, 0, 0, 0, 0)
+    assert length(segment("")) == (0, 0, 0, 0, 0, 0, 0)
 
 
 def test_noise_by_hand():
