@@ -8,12 +8,13 @@ CRAWL is a folder of *.warc.gz. Each peer runs in the virtual environment of the
 comments), filter or label, write Parquet. The floor does nothing but extract, with our settings, in as many processes.
 
 Start-up (interpreters, Ray, models) is left out of all alike and given apart: it is what the job takes on a crawl of
-one page. Rounds go through all contestants in turn, so that a slow minute of the machine hits each of them. Memory is
-the summed PSS of every process that the contestant started, sampled in a round of its own.
+one page a file. Rounds go through all contestants in turn, so that a slow minute of the machine hits each of them.
+Memory is the summed PSS of every process that the contestant started, sampled in a round of its own.
 """
 
 import argparse
 import gzip
+import io
 import json
 import os
 import shutil
@@ -48,10 +49,13 @@ class PeakMemory(threading.Thread):
 
     def run(self) -> None:
         while self._running:
-            sizes = [pss(process) for process in psutil.process_iter() if process.create_time() >= self._since - 0.05]
+            sizes = [size for process in psutil.process_iter(["create_time"]) if (size := self._size(process))]
             self.total = max(self.total, sum(sizes))
             self.largest = max(self.largest, max(sizes, default=0))
             time.sleep(0.3)
+
+    def _size(self, process: psutil.Process) -> float:
+        return pss(process) if process.info["create_time"] >= self._since - 0.05 else 0.0
 
     def stop(self) -> None:
         self._running = False
@@ -94,20 +98,24 @@ def race(command: list[str], crawl: Path) -> dict[str, float]:
 
 
 def one_page(crawl: Path, folder: Path) -> Path:
-    """A crawl of one page, the longest English one below 100 kB: some peers fail where nothing is kept."""
+    """A crawl of as many files with one page each, so that all workers start: the longest English one below 100 kB,
+    because some peers fail where nothing is kept."""
     place = folder / "one"
     place.mkdir()
-    longest = 0
-    for source in sorted(crawl.glob("*.warc.gz")):
+    sources = sorted(crawl.glob("*.warc.gz"))
+    longest, page = 0, b""
+    for source in sources:
         with open(source, "rb") as file:
             for record in ArchiveIterator(file, record_types=WarcRecordType.response):
                 record.freeze()
                 size = record.content_length
                 if longest < size < 100_000 and b'lang="en' in record.reader.read(2000):
-                    longest = size
                     record.reader.seek(0)
-                    with gzip.open(place / "one.warc.gz", "wb") as target:
-                        record.write(target)
+                    written = io.BytesIO()
+                    record.write(written)
+                    longest, page = size, written.getvalue()
+    for source in sources:
+        (place / source.name).write_bytes(gzip.compress(page, mtime=0))
     return place
 
 

@@ -37,7 +37,7 @@ def run(
     workers: Workers = None,
     in_process: InProcess = False,
     ray: Ray = None,
-    unit_timeout: Annotated[float, typer.Option(help="Seconds that one unit of work may take.")] = 3600,
+    unit_timeout: Annotated[float, typer.Option(min=1, help="Seconds that one unit of work may take.")] = 3600,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run stands already.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -189,9 +189,11 @@ def _finish(result: "Result", run: str, as_json: bool) -> None:
         print(summary(result.stats))
         print(f"report: {run.rstrip('/')}/report.html")
     if result.failed:
+        if set(result.failed) == {"read"}:
+            raise UnitsFailed(f"{run}: {result.failed['read']}")
         key, reason = next(iter(result.failed.items()))
         raise UnitsFailed(
-            f"{len(result.failed)} units failed, the first is {key}: {reason}; the same command tries again"
+            f"units failed: {len(result.failed)}, the first is {key}: {reason}; the same command tries again"
         )
 
 
@@ -204,6 +206,9 @@ def summary(stats: dict[str, Any]) -> str:
             rows.append(f"{step['step']:<28}{step['documents']:>10}{step['bytes'] / 1e6:>10.2f} MB{removed}")
     totals = stats["totals"]
     rows.append(f"{'kept':<28}{totals['kept']:>10}{totals['corpus_bytes'] / 1e6:>10.2f} MB")
+    if not totals["documents"] and stats["failures"]:
+        most = stats["failures"][0]
+        rows.append(f"no document came of it; most records failed with {most['reason']}, for example {most['example']}")
     return "\n".join(rows)
 
 

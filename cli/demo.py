@@ -15,11 +15,14 @@ def demo(
     ] = False,
 ) -> None:
     """Write a small crawl, curate it, and say where to look."""
+    import shutil
+    import sys
     from pathlib import Path
 
+    from tilth.errors import DirectoryConflict
     from tilth.progress import Progress
     from tilth.recipe import load_recipe
-    from tilth.storage import Folder
+    from tilth.storage import Folder, explained
     from tilth.work import WorkOptions
 
     from ..curate.demo import write_crawl
@@ -29,11 +32,17 @@ def demo(
 
     place = Path(directory)
     crawl, run = place / "crawl", place / "curated"
-    written = write_crawl(crawl)
-    print(f"{crawl}: {written.records} records of a small web, written for this demo")
+    with explained(directory):
+        written = write_crawl(crawl)
+    print(f"{crawl}: {written.records + written.garbage} records of a small web, written for this demo")
     recipe = load_recipe(CurateRecipe, "demo", PACKAGE)
     work = WorkOptions(workers=workers, in_process=in_process)
-    result = curate([str(crawl)], Folder(run), "demo", recipe, work, Progress(Folder(run)))
+    folder = Folder(run)
+    try:
+        result = curate([str(crawl)], folder, "demo", recipe, work, Progress(folder))
+    except DirectoryConflict:  # a demo of another version
+        result = curate([str(crawl)], folder, "demo", recipe, work, Progress(folder), fresh=True)
     _finish(result, str(run), as_json=False)
     spam = next(entry.url for entry in written.entries if entry.kind == "spam" and entry.url)
-    print(f"what became of one page: tilth curate why {run} {spam}")
+    program = "tilth" if shutil.which("tilth") else sys.argv[0]
+    print(f"what became of one page: {program} curate why {run} {spam}")

@@ -1,5 +1,6 @@
 """`tilth`: the commands, and how their mistakes are told. The work itself is in the parts; heavy imports wait there."""
 
+import io
 import sys
 
 import typer
@@ -48,6 +49,9 @@ def main() -> None:
     debug = "--debug" in own
     if debug:
         sys.argv.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show ≤ is no reason to fail
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except TilthError as error:

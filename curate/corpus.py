@@ -82,7 +82,7 @@ class DealWorker:
         return {"documents": len(table)}
 
     def _kept(self, key: str) -> pa.Table:
-        with self._run.folder.open(f"decisions/{key}.parquet") as file:
+        with self._run.opened(f"decisions/{key}.parquet") as file:
             kept = pq.read_table(file, columns=["kept"])["kept"]
         return self._run.whole(key, self._schema).filter(kept)
 
@@ -105,7 +105,7 @@ class CorpusWorker:
         return {"documents": len(table), "bytes": size, "lines": dict(lines), "touched": dict(touched)}
 
     def _batch(self, group: str, shard: int) -> pa.RecordBatch:
-        with self._run.folder.open(f"{DEALT}/{group}.arrow") as file, pa.ipc.open_file(file) as reader:
+        with self._run.opened(f"{DEALT}/{group}.arrow") as file, pa.ipc.open_file(file) as reader:
             return reader.get_batch(shard)
 
     def _cleaned(self, table: pa.Table) -> tuple[pa.Table, Counter[str], Counter[str]]:

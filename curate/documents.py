@@ -19,7 +19,7 @@ from .read import Failure, InputUnit, Page, read_unit
 from .read.charset import decode
 from .read.html import kind_of
 from .recipe import CurateRecipe
-from .rules import Rule, judge
+from .rules import Rule, shown
 
 FAILURES = pa.schema(
     [
@@ -131,15 +131,11 @@ class ReadWorker:
 
     def _gate(self, labels: Labels, gates: Mapping[str, Rule]) -> tuple[str, str] | None:
         """The first gate that the labels fail, as reason and detail."""
-        if not gates:
-            return None
-        asked = {label for gate in gates.values() for label in gate.labels()}
-        columns = {label: pa.array([_value(labels, label)]) for label in asked}
-        verdicts = judge(columns, gates, 1)
-        if verdicts.first[0] < 0:
-            return None
-        name = list(gates)[int(verdicts.first[0])]
-        return name, f"{gates[name].test()}; it is {verdicts.value[0]}"
+        for name, gate in gates.items():
+            values = {label: _value(labels, label) for label in gate.labels()}
+            if gate.fails(values):
+                return name, f"{gate.test()}; it is {shown(values[gate.label])}"
+        return None
 
 
 def _asks_only(gate: Rule, family: str) -> bool:

@@ -54,7 +54,8 @@ def curate(
     fresh: bool = False,
 ) -> Result:
     """The whole run: from `inputs` to a corpus and a report in `output`; resumes what is there, unless `fresh`."""
-    planned = plan(inputs, recipe.read)
+    rundir.refuse_foreign(output)
+    planned = plan(inputs, recipe.read, output.url)
     Labeller(recipe.labels)  # a model or list that is none is told before anything is written
     with Engine(work, progress) as engine, output.lock():
         if fresh:
@@ -91,6 +92,10 @@ def relabel(
     """Computes some label families of a finished run anew, with the recipe's options, and decides again."""
     with Engine(work, progress) as engine, output.lock():
         run = Run(output, relabelling=True)
+        if run.missing:
+            raise UsageError(
+                f"{output.url}: {run.missing} units of the input are not read yet; first finish `curate run`"
+            )
         _check_families(run, families, recipe)
         Labeller(recipe.labels)
         settled = run.request | {"relabelled": sorted({*run.relabelled, *families})}
@@ -133,7 +138,7 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
     output, recipe, light = run.folder, run.recipe, count < LIGHT
     lost = dict(failed)
     if run.missing > len(failed):
-        lost["read"] = f"{run.missing} units of the input are not read yet; give the `curate run` command again"
+        lost["read"] = f"{run.missing} units of the input are not read yet; `tilth curate run` goes on with them"
 
     base = run.fingerprint()
     one = [Unit("all", keys, count)]

@@ -24,8 +24,8 @@ class Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     label: str = Field(description="family and measure, for instance gopher.words")
-    min: float | None = Field(default=None, description="dropped below this")
-    max: float | None = Field(default=None, description="dropped above this")
+    min: float | None = Field(default=None, allow_inf_nan=False, description="dropped below this")
+    max: float | None = Field(default=None, allow_inf_nan=False, description="dropped above this")
     any_of: tuple[str, ...] | None = Field(default=None, alias="in", description="dropped unless one of these")
     none_of: tuple[str, ...] | None = Field(default=None, alias="not_in", description="dropped if one of these")
     when: dict[str, tuple[str, ...]] = Field(
@@ -40,6 +40,10 @@ class Rule(BaseModel):
     def _tests_something(self) -> Self:
         if self.min is None and self.max is None and self.any_of is None and self.none_of is None:
             raise ValueError("a rule needs one of min, max, in, not_in")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing would be left")
+        if self.any_of == ():
+            raise ValueError("in is empty: nothing would be left")
         return self
 
     def labels(self) -> list[str]:
@@ -71,6 +75,20 @@ class Rule(BaseModel):
         if self.none_of is not None:
             failed |= _among(column, self.none_of)
         return failed & self.applies(columns)
+
+    def fails(self, labels: Mapping[str, Any]) -> bool:
+        """`failed` for the labels of one document, a hundred times as fast as columns of length one."""
+        value = labels[self.label]
+        if value is None or any(str(labels[label]) not in values for label, values in self.when.items()):
+            return False
+        if any(str(labels[label]) in values for label, values in self.unless.items()):
+            return False
+        return (
+            (self.min is not None and value < self.min)
+            or (self.max is not None and value > self.max)
+            or (self.any_of is not None and value not in self.any_of)
+            or (self.none_of is not None and value in self.none_of)
+        )
 
     def applies(self, columns: Columns) -> np.ndarray:
         """bool[n]: which documents this rule speaks of."""

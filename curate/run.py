@@ -3,9 +3,10 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +15,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from tilth import rundir
-from tilth.errors import DirectoryConflict
+from tilth.errors import DirectoryConflict, StorageError
 from tilth.ledger import Ledger, Record
 from tilth.recipe import validated
 from tilth.storage import Folder
+from tilth.work import first_line
 
 from .recipe import CurateRecipe
 
@@ -67,10 +69,10 @@ class Run:
 
     def whole(self, key: str, columns: pa.Schema) -> pa.Table:
         """All columns of one unit's documents, with their newest labels."""
-        with self.folder.open(f"documents/{key}.parquet") as file:
+        with self.opened(f"documents/{key}.parquet") as file:
             table = pq.read_table(file)
         for family in self.relabelled:
-            with self.folder.open(f"labels/{family}/{key}.parquet") as file:
+            with self.opened(f"labels/{family}/{key}.parquet") as file:
                 added = pq.read_table(file, columns=[family])
             place = table.schema.get_field_index(family)
             table = table.set_column(place, columns.field(family), added[family])
@@ -83,9 +85,19 @@ class Run:
         own = [name for name in wanted if name.split(".")[0] not in of]
         columns: dict[str, pa.ChunkedArray] = {}
         for place, names in [("documents", own), *((f"labels/{family}", of[family]) for family in sorted(of))]:
-            with self.folder.open(f"{place}/{key}.parquet") as file:
+            with self.opened(f"{place}/{key}.parquet") as file:
                 columns |= _columns(file, names)
         return pa.table([columns[name] for name in wanted], names=wanted)
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[Any]:
+        """A file of the run, open for reading; what is wrong with it is told with its name."""
+        try:
+            with self.folder.open(name) as file:
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            advice = "delete it and give the `tilth curate run` command again"
+            raise StorageError(f"{self.folder.url}/{name}: cannot be read ({first_line(error)}); {advice}") from error
 
     def dataset(self, output: str) -> ds.Dataset | None:
         """All files of `decisions`, `failures` or `corpus` as one dataset; None where there are none."""

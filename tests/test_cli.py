@@ -1,10 +1,12 @@
 """The command line: exit codes, one line an error, help that answers at once."""
 
+import os
 import subprocess
 import sys
 import time
 
 import orjson
+import pyarrow.dataset as ds
 import pytest
 
 COMMANDS = [
@@ -76,6 +78,9 @@ def test_the_smallest_run_prints_its_result_as_json(page, tmp_path):
         (["--input", "PAGES", "--output", "OUT", "--set", "rulez.x=1"], 2, "did you mean rules"),
         (["--input", "PAGES", "--output", "OUT", "--set", "labels.url.lists=[nowhere]"], 2, "nowhere"),
         (["--input", "PAGES", "--output", "PAGES"], 2, "not a run of tilth"),
+        (["--input", "", "--output", "OUT"], 2, "empty"),
+        (["--input", "PAGES", "--output", ""], 2, "empty"),
+        (["--input", "PAGES", "--output", "/proc/nothing"], 1, "/proc/nothing"),
         (["--input", "PAGES", "--output", "OUT", "--ray", "127.0.0.1:1"], 2, "127.0.0.1:1"),
     ],
 )
@@ -99,6 +104,24 @@ def test_commands_on_what_is_no_run_say_so(tmp_path):
         found = tilth("curate", *command)
         assert found.returncode == 2
         assert "no run of tilth" in found.stderr
+
+
+def test_null_takes_a_rule_away_and_links_to_folders_are_passed(page, tmp_path):
+    (page / "loop").symlink_to(page)
+    arguments = ["curate", "run", "--input", page, "--output", "memory://away", "--recipe", "gopher", "--json"]
+    found = tilth(*arguments, "--set", "rules.gopher-words=null")
+    assert found.returncode == 0, found.stderr
+    assert "gopher-words" not in [rule["rule"] for rule in orjson.loads(found.stdout)["rules"]]
+    assert orjson.loads(found.stdout)["totals"]["records"] == 1
+
+
+def test_a_terminal_without_signs_is_no_reason_to_fail(page, tmp_path):
+    run = tmp_path / "run"
+    tilth("curate", "run", "--input", page, "--output", run, "--recipe", "gopher", "--in-process", "--quiet")
+    ids = [row["id"] for row in ds.dataset(run / "documents", format="parquet").to_table(["id"]).to_pylist()]
+    found = tilth("curate", "why", run, ids[0], env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert found.returncode == 0, found.stderr
+    assert "gopher.words" in found.stdout
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -48,6 +48,6 @@ class UnitsFailed(TilthError):
 class Stopped(BaseException):
     """SIGINT or SIGTERM: what is done stays done. No mistake, and not to be taken for one by `except Exception`."""
 
-    def __init__(self, signal: int):
-        super().__init__(f"stopped by signal {signal}")
-        self.exit_code = 128 + signal
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.exit_code = 128 + number

@@ -47,7 +47,7 @@ class Ledger:
     def serve(self, depends_on: str) -> None:
         """Forgets the pass where it was done for something else; `depends_on` is any text that names what it is for."""
         place = f"ledger/{self.name}.depends"
-        before = self.folder.read(place).decode() if self.folder.exists(place) else ""
+        before = self.folder.read(place).decode(errors="replace") if self.folder.exists(place) else ""
         if before != depends_on:
             self.forget()
             self.folder.write(place, depends_on.encode())

@@ -110,7 +110,10 @@ def _apply(values: dict[str, Any], setting: str) -> None:
         if not isinstance(inner, dict):
             raise RecipeError(f"--set {setting}: {part} is a value, not a section")
         values = inner
-    values[path[-1]] = value
+    if value is None:
+        values.pop(path[-1], None)
+    else:
+        values[path[-1]] = value
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
@@ -119,6 +122,8 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model, first["loc"][:-1]), n=1, cutoff=0.5)
         return f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+    if first["type"] == "tuple_type":
+        return f"{where}: expected a list, for instance [{first['input']}]"
     found = first.get("input")
     shown = "" if isinstance(found, dict | list) else f", not {found!r}"
     message = first["msg"].removeprefix("Value error, ")

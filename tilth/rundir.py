@@ -13,6 +13,12 @@ from tilth.storage import Folder
 MANIFEST = "run.json"
 
 
+def refuse_foreign(folder: Folder) -> None:
+    """Raises DirectoryConflict for a folder that holds files and no run of tilth; touches nothing."""
+    if not folder.exists(MANIFEST) and set(folder.top()) - {".lock"}:
+        raise DirectoryConflict(f"{folder.url}: not empty, and not a run of tilth; choose another --output")
+
+
 def claim(folder: Folder, command: str, request: Mapping[str, Any], name: str, advice: str) -> None:
     """Makes the folder this request's run directory, or finds that it is already; `name` is what the recipe is called.
 
@@ -26,9 +32,8 @@ def claim(folder: Folder, command: str, request: Mapping[str, Any], name: str, a
         if differences:
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             raise DirectoryConflict(f"{folder.url}: holds another run: {differences[0]}{more}; {advice}")
-    elif not folder.empty() and set(folder.names("")) - {".lock"}:
-        raise DirectoryConflict(f"{folder.url}: not empty, and not a run of tilth; choose another --output")
     else:
+        refuse_foreign(folder)
         write(folder, command, request, name)
 
 
@@ -40,9 +45,9 @@ def read(folder: Folder) -> dict[str, Any]:
         manifest = orjson.loads(folder.read(MANIFEST))
     except ValueError:
         manifest = None
-    if not isinstance(manifest, dict) or not {"command", "name", "request"} <= manifest.keys():
+    if not isinstance(manifest, dict) or not {"command", "request"} <= manifest.keys():
         raise DirectoryConflict(f"{folder.url}/{MANIFEST}: not readable; choose another directory")
-    return manifest
+    return {"name": "", **manifest}
 
 
 def write(folder: Folder, command: str, request: Mapping[str, Any], name: str) -> None:
@@ -62,8 +67,7 @@ def start_over(folder: Folder, command: str) -> None:
     The ledger goes first: a stop in between leaves files that no record speaks for, never the reverse.
     """
     if folder.exists(MANIFEST) and read(folder)["command"] == command:
-        names = {name.split("/")[0] for name in folder.names("")} - {MANIFEST, ".lock"}
-        for name in sorted(names, key=lambda name: (name != "ledger", name)):
+        for name in sorted(set(folder.top()) - {MANIFEST, ".lock"}, key=lambda name: (name != "ledger", name)):
             folder.delete(name)
         folder.delete(MANIFEST)
 

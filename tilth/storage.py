@@ -19,15 +19,18 @@ from typing import IO, Any, Self
 import fsspec
 from fsspec.core import url_to_fs
 
-from tilth.errors import DirectoryConflict, NoSpaceLeft, StorageError
+from tilth.errors import DirectoryConflict, NoSpaceLeft, StorageError, UsageError
 
 SCRATCH = ".tmp"
+REMOTE = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")  # whose errors are no OSErrors
 
 
 class Folder:
     """One folder that a run writes, by names relative to it. Picklable: it is nothing but its URL."""
 
     def __init__(self, url: str | Path):
+        if not str(url).strip():
+            raise UsageError("the name of the run directory is empty")
         self.url = str(url).rstrip("/") or "/"
         self._local = "://" not in self.url or self.url.startswith("file://")
         if self._local:
@@ -54,10 +57,15 @@ class Folder:
         with explained(self.url):
             return self.filesystem.exists(self.path(name) if name else self.root)
 
-    def empty(self) -> bool:
-        """True where nothing stands in the folder yet, or the folder itself does not."""
+    def top(self) -> list[str]:
+        """Names of the files and folders that stand in the folder itself, sorted; none where there is no folder."""
         with explained(self.url):
-            return not self.filesystem.exists(self.root) or not self.filesystem.ls(self.root, detail=False)
+            self.filesystem.invalidate_cache()
+            if not self.filesystem.exists(self.root):
+                return []
+            return sorted(
+                str(path).rstrip("/").rsplit("/", 1)[-1] for path in self.filesystem.ls(self.root, detail=False)
+            )
 
     def names(self, folder: str) -> list[str]:
         """All file names below `folder`, relative to it, sorted."""
@@ -112,10 +120,7 @@ class Folder:
                 os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
                 os.replace(part, self.path(name))
             else:
-                try:
-                    self.filesystem.put_file(str(part), self.path(name))
-                except FileNotFoundError as error:
-                    raise StorageError(f"{self.path(name)}: there is no such bucket") from error
+                self.filesystem.put_file(str(part), self.path(name))
 
     def delete(self, name: str) -> None:
         """Removes a file or a folder with all that is in it; what is not there is no mistake."""
@@ -196,9 +201,13 @@ def explained(place: str) -> Iterator[None]:
     try:
         with no_space_told(place):
             yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"{place}: no such file, folder or bucket") from error
     except OSError as error:
         denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
         message = "permission denied" if denied else str(error) or type(error).__name__
         raise StorageError(f"{place}: {message}") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in REMOTE:
+            raise
+        raise StorageError(f"{place}: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -102,18 +102,34 @@ class Engine:
         self.options = options
         self.progress = progress
         self._own_ray = False
+        self._signal: int | None = None
 
     def __enter__(self) -> Self:
-        stop_on_signals()
+        self._heed_signals()
         if self.options.ray:  # a wrong address is told before anything is written
             self._start_ray()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._own_ray:
             import ray
 
             ray.shutdown()
+        if kind and issubclass(kind, KeyboardInterrupt | SystemExit):
+            # while Ray starts, SIGTERM meets Ray's own handler, which exits
+            number = signal.SIGTERM if issubclass(kind, SystemExit) else signal.SIGINT
+            raise Stopped(self._signal or number) from None
+
+    def _heed_signals(self) -> None:
+        """From here on SIGTERM does what Ctrl-C does; Ray knows no other exception than that of Ctrl-C."""
+
+        def stop(number: int, _: object) -> None:
+            self._signal = number
+            raise KeyboardInterrupt
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, stop)
+            signal.signal(signal.SIGTERM, stop)
 
     def run(
         self,
@@ -150,7 +166,8 @@ class Engine:
         return Outcome(dict(sorted(records.items())), dict(sorted(failed.items())))
 
     def _crew(self, build: Callable[[], Worker], ledger: Ledger, most: int, light: bool) -> "Crew":
-        alone = self.options.in_process or (light and not self.options.ray and not self._ray_runs())
+        here = self.options.in_process or ledger.folder.url.startswith("memory:")  # memory that only this process has
+        alone = here or (light and not self.options.ray and not self._ray_runs())
         if alone or not self._start_ray():
             return InProcess(build, ledger, self.options)
         return RayActors(build, ledger, self.options, most)
@@ -209,7 +226,7 @@ class Engine:
             self.progress.note(f"Ray does not start here ({first_line(error)}); working in this process")
             return False
         self._own_ray = True
-        stop_on_signals()  # Ray has put its own handler there
+        self._heed_signals()  # Ray has put its own handler there
         return True
 
 
@@ -371,17 +388,6 @@ def answers(address: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def stop_on_signals() -> None:
-    """From here on Ctrl-C and SIGTERM raise Stopped."""
-
-    def stop(number: int, _: object) -> None:
-        raise Stopped(number)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
 
 
 def first_line(error: BaseException) -> str:

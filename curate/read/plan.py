@@ -63,20 +63,25 @@ def list_units(inputs: Sequence[str], options: ReadOptions) -> list[InputUnit]:
     return plan(inputs, options).units
 
 
-def plan(inputs: Sequence[str], options: ReadOptions) -> Plan:
+def plan(inputs: Sequence[str], options: ReadOptions, output: str = "") -> Plan:
     """Units of all inputs (files, folders, globs, local or any fsspec URL), sorted by name and start.
 
     Raises InputError for an input that is missing or empty, a file of no known kind, and a folder without any file
-    that can be read. Other files of a folder that are empty, hidden or of no known kind are passed over.
+    that can be read. Other files of a folder that are empty, hidden or of no known kind are passed over. What stands in
+    the folder `output`, where the run is written, is no input.
     """
     if not inputs:
         raise InputError("no input: name at least one file, folder, glob or URL")
     found: dict[str, tuple[_Found, Kind]] = {}
     passed_over: list[str] = []
     for place in inputs:
+        if not place.strip():
+            raise InputError("an input's name is empty")
         readable = 0
         given, files = _files_at(place)
         for file in files:
+            if output and os.path.abspath(file.path).startswith(f"{output}/"):
+                continue
             kind, trouble = _kind_of(file, options, given)
             if kind is None:
                 if given:
@@ -104,7 +109,7 @@ def _files_at(place: str) -> tuple[bool, list[_Found]]:
         filesystem.invalidate_cache()
         local = "://" not in place
         if filesystem.isdir(root):
-            given, entries = False, filesystem.find(root, detail=True)
+            given, entries = False, _walk(root) if local else filesystem.find(root, detail=True)
         elif filesystem.exists(root):
             given, entries = True, {root: filesystem.info(root)}
         elif glob.has_magic(place):
@@ -125,6 +130,21 @@ def _files_at(place: str) -> tuple[bool, list[_Found]]:
         depth = 1 if given else len(parts) - above
         files.append(_Found(path if local else filesystem.unstrip_protocol(path), parts, depth, entry["size"] or 0))
     return given, sorted(files)
+
+
+def _walk(root: str) -> dict[str, Any]:
+    """Every file below a local folder, with its size. Raises OSError for a folder that cannot be read, where fsspec's
+    own listing says nothing; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = {}
+    for folder, _, names in os.walk(root, onerror=refuse):
+        for path in (os.path.join(folder, name) for name in names):
+            if os.path.isfile(path):
+                found[path] = {"size": os.path.getsize(path)}
+    return found
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -10,12 +10,13 @@ import pytest
 from runs import results, rows, stats
 
 from tilth import rundir
+from tilth.curate.demo import write_crawl
 from tilth.curate.label import FAMILIES
 from tilth.curate.pipeline import curate, decide, relabel
 from tilth.curate.recipe import PACKAGE, CurateRecipe
 from tilth.curate.run import Run
 from tilth.curate.why import stories, told
-from tilth.errors import DirectoryConflict, InputError, ModelError, RecipeError, UsageError
+from tilth.errors import DirectoryConflict, InputError, ModelError, RecipeError, StorageError, UsageError
 from tilth.progress import Progress
 from tilth.recipe import load_recipe
 from tilth.storage import Folder
@@ -73,6 +74,7 @@ def test_rules_add_up_in_the_stats(finished):
     spoken_of |= {name.removesuffix("-cjk"): everything - east for name in spoken_of if name.endswith("-cjk")}
     spoken_of["gopher-word-length-korean"] = scripts["Kore"]
     spoken_of["gopher-word-length"] -= scripts["Kore"]
+    spoken_of["fineweb-punctuation"] -= scripts["Thai"] + scripts["Laoo"]
     for histogram in stats(finished)["histograms"]:
         counted = sum(histogram["kept"]) + sum(histogram["dropped"])
         assert counted == spoken_of[histogram["rule"]], histogram["rule"]
@@ -111,7 +113,7 @@ def test_the_same_command_again_finds_everything_done(copied, crawl, demo_recipe
 
 def test_a_changed_rule_changes_decisions_and_changing_it_back_restores_every_byte(copied, finished, demo_recipe):
     folder = Folder(copied)
-    decide(folder, "demo", recipe("demo", "rules.gopher-words.min=100000000"), ALONE, QUIET)
+    decide(folder, "demo", recipe("demo", "rules.gopher-words.min=99999"), ALONE, QUIET)
     assert stats(copied)["totals"]["kept"] == 0
     assert rows(copied, "corpus") == []
     decide(folder, "demo", demo_recipe, ALONE, QUIET)
@@ -244,6 +246,62 @@ def test_starting_over_minds_what_it_empties(copied, crawl, finished, demo_recip
     assert stats(copied)["totals"]["records"] < stats(finished)["totals"]["records"]
 
 
+def test_the_output_is_no_input_when_it_stands_inside_it(crawl, tmp_path, demo_recipe):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(crawl / "crawl-05.warc.wet.gz", folder)
+    first = run([folder], folder / "run", demo_recipe)
+    again = run([folder], folder / "run", demo_recipe)
+    assert first.stats == again.stats
+    assert first.stats["totals"]["records"] > 0
+
+
+def test_a_refused_folder_is_left_as_it_was(crawl, tmp_path, demo_recipe):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DirectoryConflict):
+        run([crawl], tmp_path, demo_recipe)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_labels_are_added_to_whole_runs_only(copied):
+    next((copied / "ledger" / "read").iterdir()).unlink()
+    with pytest.raises(UsageError, match="first finish"):
+        relabel(Folder(copied), ["gopher"], recipe(), ALONE, QUIET)
+
+
+def test_the_report_says_when_units_are_missing(copied, demo_recipe):
+    assert "not the whole" not in (copied / "report.html").read_text()
+    next((copied / "ledger" / "read").iterdir()).unlink()
+    decide(Folder(copied), "demo", demo_recipe, ALONE, QUIET)
+    assert "not the whole" in (copied / "report.html").read_text()
+
+
+def test_of_copies_the_one_with_the_plainest_url_stays(finished, crawl):
+    kept = {row["url"] for row in rows(finished, "corpus", ["url"])}
+    dropped = [row["id"] for row in rows(finished, "decisions") if row["rule"] == "exact-duplicate"]
+    urls = {row["id"]: row["url"] for row in rows(finished, "documents", ["id", "url"])}
+    assert dropped
+    assert not any("utm_" in url for url in kept if url)
+    assert any("utm_" in (urls[one] or "") for one in dropped)
+
+
+def test_a_damaged_file_of_the_run_is_named(copied, demo_recipe):
+    file = max((copied / "documents").iterdir(), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 2000] = bytes(2000)
+    file.write_bytes(content)
+    with pytest.raises(StorageError, match=file.name):
+        Run(Folder(copied)).table(file.stem, ["text", *FAMILIES])
+
+
+def test_no_good_page_of_the_demo_is_dropped_for_its_language(finished, crawl, tmp_path):
+    """A recipe that drops all of a language's good pages speaks of the wrong language."""
+    good = {entry.url: entry.language for entry in write_crawl(tmp_path / "again").entries if entry.kind == "good"}
+    kept = Counter(good[row["url"]] for row in rows(finished, "corpus", ["url"]) if row["url"] in good)
+    assert set(good.values()) == set(kept)
+    assert kept.total() > 0.95 * sum(url is not None for url in good)
+
+
 def test_why_tells_a_dropped_document_a_kept_one_and_a_failure(finished):
     decisions = rows(finished, "decisions")
     dropped = next(row for row in decisions if not row["kept"])
@@ -289,6 +347,10 @@ def test_a_run_lives_in_memory_or_in_a_bucket_as_well(crawl, tmp_path, where, re
         ("gates.x={label: gopher.words, min: 1}", "not known that early"),
         ("clean=[c4-polici]", r"no line rule c4-polici; did you mean c4-policy\?"),
         ("rules.x={label: lang.code, min: 0.5}", "min and max are for numbers"),
+        ("rules.x={label: length.words, min: .inf}", "finite"),
+        ("rules.x={label: length.words, min: 2, max: 1}", "nothing would be left"),
+        ("rules.x={label: lang.code, in: []}", "nothing would be left"),
+        ("rules.language.in=zh", r"expected a list, for instance \[zh\]"),
         ("extract.timeout=soon", r"extract\.timeout"),
         ("labels.gopher.variant=goffer", r"labels\.gopher\.variant"),
         ("extracct.timeout=1", "did you mean extract"),

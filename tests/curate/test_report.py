@@ -54,6 +54,7 @@ def make_stats(rules):
         funnel.append(step(rule["rule"], "rule", left, left_bytes, rule["decided"], rule["decided_bytes"]))
     funnel.append(step("lines cleaned", "cleaning", left, left_bytes - 1000, 0, 1000))
     return {
+        "missing_units": 0,
         "recipe": "fineweb",
         "tilth": "0.1.0",
         "inputs": ["crawl"],
@@ -104,6 +105,7 @@ def make_samples(rules):
 
 
 EMPTY = {
+    "missing_units": 0,
     "recipe": "keep-all",
     "tilth": "0.1.0",
     "inputs": [],

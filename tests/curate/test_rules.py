@@ -64,10 +64,30 @@ def test_a_rule_is_told_as_a_person_would_say_it():
 
 
 @given(
+    st.integers(-5, 5) | st.none(),
+    st.sampled_from(["en", "zh", ""]) | st.none(),
+    st.sampled_from(
+        [
+            {"label": "x", "min": 0, "max": 3},
+            {"label": "x", "min": 0, "when": {"code": ["zh", ""]}},
+            {"label": "x", "max": 0, "unless": {"code": ["zh"]}},
+            {"label": "code", "in": ["en", ""]},
+            {"label": "code", "not_in": ["en"], "when": {"x": ["1", "2"]}},
+        ]
+    ),
+)
+def test_one_document_is_judged_as_a_column_would_be(number, code, rule):
+    rule = Rule.model_validate(rule)
+    columns = {"x": pa.array([number], pa.int64()), "code": pa.array([code], pa.string())}
+    assert rule.fails({"x": number, "code": code}) == rule.failed(columns)[0]
+
+
+@given(
     st.lists(st.integers(-5, 5) | st.none(), max_size=30),
     st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), max_size=5),
 )
 def test_columns_are_judged_as_single_values_would_be(values, limits):
+    limits = [(min(pair), max(pair)) for pair in limits]
     rules = {f"rule-{place}": Rule(label="x", min=low, max=high) for place, (low, high) in enumerate(limits)}
     verdicts = judge({"x": pa.array(values, pa.int64())}, rules, len(values))
     for place, value in enumerate(values):
