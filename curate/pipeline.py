@@ -34,7 +34,7 @@ from .stats import collect, samples
 
 ADVICE = "choose another --output, start over with --fresh, or apply changed rules with `tilth curate decide`"
 LIGHT = 100_000  # documents that passes over labels do without processes of their own
-LABEL_SECTIONS = ("read", "extract", "labels", "gates")  # what the first pass depends on
+FIRST_PASS = ("read", "extract", "labels", "gates")  # sections of the recipe that it depends on
 
 
 class Result(NamedTuple):
@@ -75,7 +75,7 @@ def decide(
     """Applies changed rules to the labels of a finished run, and writes decisions, corpus and report anew."""
     with Engine(work, progress) as engine, output.lock():
         run = Run(output)
-        changed = [part for part in LABEL_SECTIONS if getattr(run.recipe, part) != getattr(recipe, part)]
+        changed = [part for part in FIRST_PASS if getattr(run.recipe, part) != getattr(recipe, part)]
         if changed:
             raise UsageError(
                 f"{output.url}: `decide` changes rules, clean and corpus; {', '.join(changed)} would change labels: "
@@ -95,6 +95,11 @@ def relabel(
         if run.missing:
             raise UsageError(
                 f"{output.url}: {run.missing} units of the input are not read yet; first finish `curate run`"
+            )
+        begun = run.request.get("relabelling", [])
+        if not set(begun) <= set(families):
+            raise UsageError(
+                f"{output.url}: first finish `tilth curate label` with --family {' --family '.join(begun)}"
             )
         _check_families(run, families, recipe)
         Labeller(recipe.labels)

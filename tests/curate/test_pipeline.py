@@ -167,6 +167,8 @@ def test_a_label_pass_stopped_half_way_is_not_judged(copied):
     rundir.write(Folder(copied), manifest["command"], request, manifest["name"])
     with pytest.raises(DirectoryConflict, match="stopped half way"):
         Run(Folder(copied))
+    with pytest.raises(UsageError, match="first finish"):
+        relabel(Folder(copied), ["noise"], recipe(), ALONE, QUIET)
     relabel(Folder(copied), ["gopher"], recipe(), ALONE, QUIET)
     assert "gopher" in Run(Folder(copied)).relabelled
 
