@@ -83,7 +83,9 @@ def decide(
     _finish(result, run, as_json)
 
 
-@app.command("label", epilog="Example: tilth curate label run/ --family gopher --set labels.gopher.variant=dolma")
+@app.command(
+    "label", epilog="Example: tilth curate label run/ --family fineweb --set labels.fineweb.short_line_length=40"
+)
 def label(
     run: RunFolder,
     families: Annotated[list[str], typer.Option("--family", help="A label family to compute anew; may be repeated.")],

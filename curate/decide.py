@@ -112,7 +112,6 @@ def tally(columns: Mapping[str, pa.Array], verdicts: Verdicts, rules: Mapping[st
         "documents": len(kept),
         "kept": int(kept.sum()),
         "kept_bytes": int(size[kept].sum()),
-        "bytes": int(size.sum()),
         "rules": per_rule,
         "histograms": histograms,
         "languages": _languages(columns["lang.code"], kept, size),

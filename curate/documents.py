@@ -45,9 +45,8 @@ class ReadWorker:
         self._labeller = Labeller(recipe.labels)
         self._extractor = Extractor(recipe.extract)
         self._schema = schema()
-        self._gates = recipe.gates
-        self._url_gates = {name: gate for name, gate in self._gates.items() if _asks_only(gate, "url_labels")}
-        self._text_gates = {name: gate for name, gate in self._gates.items() if name not in self._url_gates}
+        self._url_gates = {name: gate for name, gate in recipe.gates.items() if _asks_only(gate, "url_labels")}
+        self._text_gates = {name: gate for name, gate in recipe.gates.items() if name not in self._url_gates}
 
     def close(self) -> None:
         self._extractor.close()

@@ -106,6 +106,17 @@ def test_commands_on_what_is_no_run_say_so(tmp_path):
         assert "no run of tilth" in found.stderr
 
 
+def test_the_examples_of_the_help_work_on_a_run(page, tmp_path):
+    run = tmp_path / "run"
+    first = ["curate", "run", "--input", page, "--output", run, "--recipe", "gopher", "--in-process", "--quiet"]
+    assert tilth(*first).returncode == 0
+    for name in ("decide", "label", "report"):
+        text = " ".join(tilth("curate", name, "--help").stdout.split())
+        example = text.split("Example: tilth ")[1].split()
+        found = tilth(*(str(run) if word == "run/" else word for word in example))
+        assert found.returncode == 0, f"{example}: {found.stderr}"
+
+
 def test_null_takes_a_rule_away_and_links_to_folders_are_passed(page, tmp_path):
     (page / "loop").symlink_to(page)
     arguments = ["curate", "run", "--input", page, "--output", "memory://away", "--recipe", "gopher", "--json"]

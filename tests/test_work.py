@@ -173,6 +173,12 @@ def test_a_stop_keeps_what_is_done(tmp_path, sent):
     assert folder.names("out") == ["ok-aaaaaaaaa.txt"]
 
 
+def test_signals_are_handled_as_before_when_the_work_is_done(folder, writer):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    work(folder, writer, ["ok:a"], True)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
 def test_events_tell_what_happened(folder, writer):
     import orjson
 

@@ -103,8 +103,11 @@ class Engine:
         self.progress = progress
         self._own_ray = False
         self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self._heed_signals()
         if self.options.ray:  # a wrong address is told before anything is written
             self._start_ray()
@@ -115,6 +118,8 @@ class Engine:
             import ray
 
             ray.shutdown()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if kind and issubclass(kind, KeyboardInterrupt | SystemExit):
             # while Ray starts, SIGTERM meets Ray's own handler, which exits
             number = signal.SIGTERM if issubclass(kind, SystemExit) else signal.SIGINT
@@ -127,9 +132,8 @@ class Engine:
             self._signal = number
             raise KeyboardInterrupt
 
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, stop)
-            signal.signal(signal.SIGTERM, stop)
+        for number in self._handlers:
+            signal.signal(number, stop)
 
     def run(
         self,

@@ -126,12 +126,12 @@ class Labeller:
         }
 
 
-def resources(options: LabelOptions) -> dict[str, str]:
-    """What labels depend on beside the options: a hash of every model's and list's bytes, by its path's last part."""
+def resources(options: LabelOptions) -> list[str]:
+    """What labels depend on beside the options: the last part of each model's and list's path, a hash of its bytes."""
     places = [find_model(options.language.model), *map(Path, options.url.lists), *map(Path, options.sensitive.lists)]
     named = (options.url.model, options.url.strict_words, options.url.hard_words, options.url.soft_words)
     places += [Path(place) for place in named if place]
-    return {place.name: _contents(place) for place in places}
+    return [f"{place.name} {_contents(place)}" for place in places]
 
 
 def _contents(place: Path) -> str:

@@ -11,7 +11,7 @@ from runs import results, rows, stats
 
 from tilth import rundir
 from tilth.curate.demo import write_crawl
-from tilth.curate.label import FAMILIES
+from tilth.curate.label import FAMILIES, resources
 from tilth.curate.pipeline import curate, decide, relabel
 from tilth.curate.recipe import PACKAGE, CurateRecipe
 from tilth.curate.run import Run
@@ -188,6 +188,17 @@ def test_a_list_with_other_content_is_another_run(crawl, tmp_path):
     assert {row["url_labels.domain_listed"] for row in listed if row["url_labels.domain"] == "garden.example"} == {
         "spam"
     }
+
+
+def test_lists_of_the_same_name_are_told_apart(tmp_path):
+    for place, word in [("a", "one"), ("b", "two")]:
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "words.txt").write_text(word)
+    lists = [str(tmp_path / "a" / "words.txt"), str(tmp_path / "b" / "words.txt")]
+    options = recipe("keep-all", f"labels.sensitive.lists={lists}").labels
+    before = resources(options)
+    (tmp_path / "a" / "words.txt").write_text("three")
+    assert resources(options) != before
 
 
 def test_a_file_that_is_lost_is_made_again(copied, finished, crawl, demo_recipe):
