@@ -155,7 +155,7 @@ def test_a_page_that_takes_too_long_is_a_timeout():
         assert text_of(extractor(CHINESE))
         begin = time.monotonic()
         assert reason_of(extractor(SLOW)) == "timeout"
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < 5
         assert text_of(extractor(CHINESE))
 
 
