@@ -2,10 +2,13 @@
 
 Rules are names from `label.lines`, in the order in which they act: a rule that removes a line takes it away from the
 rules behind it, and a mark counts only if the line is still there at its turn. Decisions are made on `cleaned`, which
-reads labels alone; `clean` rewrites a text when the corpus is written, and leaves what `cleaned` announced.
+reads labels alone; `clean` rewrites a text when the corpus is written, and leaves what `cleaned` announced; the
+passages that it cuts besides, since they stand elsewhere, are not among these measures.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +29,9 @@ CLEANED = {
     "curly_bracket": "1 where a line left at the mark's turn has a {, else 0",
 }
 """What `cleaned` measures."""
+
+REPEATED = "repeated"
+"""What `clean` counts cut spans under."""
 
 _SHIFT = {rule: EDIT_BITS * index for index, rule in enumerate(EDITS)}
 
@@ -64,23 +70,31 @@ def cleaned(
     }
 
 
-def clean(text: str, flags: Sequence[int], rules: Sequence[str]) -> tuple[str, dict[str, int]]:
-    """The text without what the rules remove, and how many lines each rule removed or edited, where it did.
+def clean(
+    text: str, flags: Sequence[int], rules: Sequence[str], spans: Sequence[tuple[int, int]] = ()
+) -> tuple[str, dict[str, int]]:
+    """The text without what the rules remove and without the spans, and how many lines each rule removed or edited,
+    where it did; under REPEATED, how many spans were cut.
 
     Blank lines stay where there is text on both sides, at most one at a time. `flags` are `label.lines`' of this text.
-    Raises RecipeError for a rule that does not exist.
+    `spans` are starts and ends in characters, sorted and without overlap. They are cut first, and never a line break:
+    what is left of a line stays a line, to which rules then do what its flags say; a line of which nothing visible is
+    left goes, and is not counted under a rule. Raises RecipeError for a rule that does not exist.
     """
     _check(rules)
     removing = [rule for rule in rules if rule not in MARKS and rule not in EDITS]
     editing = [rule for rule in rules if rule in EDITS]
     counts = dict.fromkeys(rules, 0)
     kept: list[str] = []
-    for line, bits in zip(text.split("\n"), flags, strict=True):
+    lines = text.split("\n")
+    uncut, counts[REPEATED] = _cut(lines, spans)
+    for line, edited, bits in zip(lines, uncut, flags, strict=True):
+        if line and not edited:
+            continue
         remover = next((rule for rule in removing if bits & FLAGS[rule]), None)
         if remover:
             counts[remover] += 1
             continue
-        edited = line
         for rule in editing:
             if bits & FLAGS[rule]:
                 edited = EDITS[rule].sub("", edited)
@@ -92,6 +106,39 @@ def clean(text: str, flags: Sequence[int], rules: Sequence[str]) -> tuple[str, d
     if kept and not kept[-1]:
         kept.pop()
     return "\n".join(kept), {rule: count for rule, count in counts.items() if count}
+
+
+def _cut(lines: list[str], spans: Sequence[tuple[int, int]]) -> tuple[list[str], int]:
+    """The lines without the spans, empty where nothing visible is left, and how many spans took something visible."""
+    if not spans:
+        return lines, 0
+    cuts: dict[int, list[tuple[int, int]]] = {}
+    begins = [0, *accumulate(len(line) + 1 for line in lines)]
+    count = 0
+    for start, end in spans:
+        taken = False
+        for number in range(bisect_right(begins, start) - 1, bisect_left(begins, end)):
+            line = lines[number]
+            low, high = max(start - begins[number], 0), min(end - begins[number], len(line))
+            piece = line[low:high]
+            if piece.strip():  # without the white space around, so that the words on both sides stay apart
+                low, high = low + len(piece) - len(piece.lstrip()), high - len(piece) + len(piece.rstrip())
+                cuts.setdefault(number, []).append((low, high))
+                taken = True
+        count += taken
+    left = lines.copy()
+    for number, own in cuts.items():
+        left[number] = _without(lines[number], own)
+    return left, count
+
+
+def _without(line: str, cuts: Sequence[tuple[int, int]]) -> str:
+    """Where a cut leaves white space on both sides, or nothing before it, that on the right goes; at the end all."""
+    left = line[: cuts[0][0]]
+    for (_, end), (following, _) in pairwise([*cuts, (len(line), len(line))]):
+        rest = line[end:following]
+        left += rest if left and not left[-1].isspace() else rest.lstrip()
+    return left.rstrip()
 
 
 def _check(rules: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tilth.work import Outbox, Unit
 
 from .clean import clean
+from .dedup.options import DERIVED
 from .documents import ROW_GROUP
 from .label import schema
 from .recipe import CurateRecipe
@@ -30,6 +31,8 @@ from .run import Run
 DEALT = "dealt"  # the folder between the two passes; goes when the corpus stands
 GROUP_BYTES = 256 * 2**20  # of kept text that one unit of dealing holds
 REMOVED = pa.field("removed", pa.map_(pa.string(), pa.int64()))
+SPANS_FIELD = pa.field("spans", pa.list_(pa.int64()))
+IN_CORPUS = ("cluster", "size")  # what a document tells of its duplicates there, beside their keys
 
 
 def shard_count(kept_bytes: int, shard_bytes: int) -> int:
@@ -60,13 +63,24 @@ def shards(count: int) -> list[Unit]:
     return [Unit(f"part-{index:05d}-of-{count:05d}", index, 1) for index in range(count)]
 
 
+def dealt_schema(recipe: CurateRecipe) -> pa.Schema:
+    """Columns of a document on its way: the corpus' own, and the passages to cut."""
+    columns = schema()
+    if not recipe.labels.measured("dup"):
+        return columns
+    place = columns.get_field_index("dup")
+    found = [pa.field(name, DERIVED[f"dup.{name}"]) for name in IN_CORPUS]
+    dup = pa.field("dup", pa.struct([*columns.field("dup").type, *found]))
+    return columns.set(place, dup).append(SPANS_FIELD)
+
+
 class DealWorker:
     """Writes what is kept of a group of units as one Arrow file, whose batch i is for shard i."""
 
     def __init__(self, run: Run, count: int):
         self._run = run
         self._edges = edges(count)
-        self._schema = schema()
+        self._schema = dealt_schema(run.recipe)
 
     def __call__(self, payload: Sequence[str], outbox: Outbox) -> Mapping[str, Any]:
         parts = [self._kept(key) for key in payload]
@@ -84,7 +98,18 @@ class DealWorker:
     def _kept(self, key: str) -> pa.Table:
         with self._run.opened(f"decisions/{key}.parquet") as file:
             kept = pq.read_table(file, columns=["kept"])["kept"]
-        return self._run.whole(key, self._schema).filter(kept)
+        table = self._run.whole(key, schema())
+        if self._run.recipe.labels.measured("dup"):
+            found = self._run.duplicates(key, [*IN_CORPUS, SPANS_FIELD.name])
+            place = table.schema.get_field_index("dup")
+            columns = [
+                table["dup"].combine_chunks().field("exact"),
+                *(found[name].combine_chunks() for name in IN_CORPUS),
+            ]
+            field = self._schema.field("dup")
+            table = table.set_column(place, field, pa.StructArray.from_arrays(columns, fields=list(field.type)))
+            table = table.append_column(SPANS_FIELD, found[SPANS_FIELD.name])
+        return table.filter(kept).cast(self._schema)
 
 
 class CorpusWorker:
@@ -92,9 +117,10 @@ class CorpusWorker:
 
     def __init__(self, run: Run, recipe: CurateRecipe, groups: Sequence[str]):
         self._run = run
-        self._rules = recipe.clean
+        self._rules = recipe.line_rules
+        self._cuts_repeated = recipe.cuts_repeated
         self._groups = groups
-        self._schema = schema()
+        self._schema = dealt_schema(recipe)
 
     def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
         batches = [self._batch(group, payload) for group in self._groups]
@@ -113,13 +139,22 @@ class CorpusWorker:
         texts, counts = [], []
         lines: Counter[str] = Counter()
         touched: Counter[str] = Counter()
-        flags = pc.struct_field(table["lines"], "flags")
-        for text, bits in zip(table["text"].to_pylist(), flags.to_pylist(), strict=True):
-            left, removed = clean(text, bits, self._rules) if self._rules else (text, {})
+        flags = pc.struct_field(table["lines"], "flags").to_pylist()
+        spans = table[SPANS_FIELD.name].to_pylist() if self._cuts_repeated else [None] * len(table)
+        for text, bits, cuts in zip(table["text"].to_pylist(), flags, spans, strict=True):
+            left, removed = self._clean(text, bits, cuts or [])
             texts.append(left)
             counts.append(sorted(removed.items()))
             lines.update(removed)
             touched.update(removed.keys())
         place = table.schema.get_field_index("text")
         table = table.set_column(place, self._schema.field("text"), pa.array(texts, pa.large_string()))
+        if SPANS_FIELD.name in table.column_names:
+            table = table.drop_columns(SPANS_FIELD.name)
         return table.append_column(REMOVED, pa.array(counts, REMOVED.type)), lines, touched
+
+    def _clean(self, text: str, flags: list[int] | None, spans: list[int]) -> tuple[str, dict[str, int]]:
+        if not self._rules and not spans:
+            return text, {}
+        unflagged = [0] * (text.count("\n") + 1)  # where lines are not measured
+        return clean(text, flags or unflagged, self._rules, list(zip(spans[::2], spans[1::2], strict=True)))

@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 
 from tilth.work import Outbox
 
-from .clean import CLEANED, cleaned
-from .dedup.exact import copies
-from .recipe import COPY_OF, CurateRecipe, label_types
+from .columns import label_columns
+from .recipe import CurateRecipe, label_types
 from .rules import Rule, Verdicts, judge, labels_of
 from .run import Run
 
@@ -30,7 +29,6 @@ DECISIONS = pa.schema(
     ]
 )
 BASIS = ["id", "lang.code", "url_labels.domain", "length.bytes"]
-LINES = ["lines.flags", "lines.words", "lines.sentences", "lines.edited_words"]
 
 
 class DecideWorker:
@@ -39,7 +37,6 @@ class DecideWorker:
     def __init__(self, run: Run, recipe: CurateRecipe):
         self._run = run
         self._recipe = recipe
-        self._copies = copies(run)
 
     def __call__(self, payload: str, outbox: Outbox) -> Mapping[str, Any]:
         columns = self.columns(payload)
@@ -49,19 +46,8 @@ class DecideWorker:
         return tally(columns, verdicts, self._recipe.rules)
 
     def columns(self, key: str) -> dict[str, pa.Array]:
-        """Every label that the rules ask for, those that follow from other labels among them."""
-        asked = labels_of(self._recipe.rules.values())
-        stored = [name for name in asked if name != COPY_OF and not name.startswith("cleaned.")]
-        derived = [name.removeprefix("cleaned.") for name in asked if name.startswith("cleaned.")]
-        lines = LINES if derived else []
-        table = self._run.table(key, dict.fromkeys([*BASIS, *stored, *lines]))
-        columns = {name: _flat(table[name]) for name in table.column_names}
-        if COPY_OF in asked:
-            columns[COPY_OF] = pa.array([self._copies.get(one, "") for one in columns["id"].to_pylist()], pa.string())
-        if derived:
-            left = cleaned(*(columns[name] for name in LINES), rules=self._recipe.clean)
-            columns |= {f"cleaned.{name}": pa.array(left[name]) for name in CLEANED if name in derived}
-        return columns
+        """What a decision tells of its document, and every label that the rules ask for."""
+        return label_columns(self._run, self._recipe, key, [*BASIS, *labels_of(self._recipe.rules.values())])
 
     def _table(self, columns: Mapping[str, pa.Array], verdicts: Verdicts) -> pa.Table:
         rules = self._recipe.rules
@@ -139,7 +125,11 @@ def _counts(places: np.ndarray) -> dict[str, int]:
 
 def _languages(codes: pa.Array, kept: np.ndarray, size: np.ndarray) -> dict[str, dict[str, int]]:
     table = pa.table(
-        {"code": codes, "documents": pa.array(np.ones(len(kept), int)), "kept": pa.array(kept.astype(int))}
+        {
+            "code": codes.fill_null(""),
+            "documents": pa.array(np.ones(len(kept), int)),
+            "kept": pa.array(kept.astype(int)),
+        }
     )
     table = table.append_column("bytes", pa.array(size))
     sums = table.group_by("code").aggregate([("documents", "sum"), ("kept", "sum"), ("bytes", "sum")]).to_pylist()
@@ -147,7 +137,3 @@ def _languages(codes: pa.Array, kept: np.ndarray, size: np.ndarray) -> dict[str,
         row["code"]: {"documents": row["documents_sum"], "kept": row["kept_sum"], "bytes": row["bytes_sum"]}
         for row in sorted(sums, key=lambda row: row["code"])
     }
-
-
-def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -34,6 +34,7 @@ FAILURES = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
     ]
 )
+SIGNATURES = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("signature", pa.binary())])
 ROW_GROUP = 1000  # documents; small, so that a range of ids is read without the rest of the file
 
 
@@ -52,7 +53,7 @@ class ReadWorker:
         self._extractor.close()
 
     def __call__(self, payload: InputUnit, outbox: Outbox) -> Mapping[str, Any]:
-        documents, failures = _Rows(self._schema), _Rows(FAILURES)
+        documents, failures, signatures = _Rows(self._schema), _Rows(FAILURES), _Rows(SIGNATURES)
         counts: Counter[str] = Counter()
         why: dict[str, dict[str, int]] = {}
         for item in read_unit(payload, self._recipe.read):
@@ -66,9 +67,11 @@ class ReadWorker:
                 reason["bytes"] += result.bytes
             else:
                 documents.add(result)
+                signatures.add(result)
                 counts["record_bytes"] += _size(item)
                 counts["document_bytes"] += result["length"].bytes
         made = documents.write(outbox, "documents")
+        signatures.write(outbox, "signatures")
         failures.write(outbox, "failures")
         # every count is there, also of a unit without documents
         basis = {"records": 0, "record_bytes": 0, "document_bytes": 0}
@@ -93,7 +96,8 @@ class ReadWorker:
             gate = self._gate(early, self._text_gates)
             if gate:
                 return _failed(page, "gate", *gate)
-            labels = early | self._labeller.late(document, early)
+            dup, signature = self._labeller.dup(text)
+            labels = early | self._labeller.late(document, early) | {"dup": dup}
         except Exception as error:  # a fault of ours, which costs this page and no other
             return _failed(page, "label", "error", line_of(error))
         return {
@@ -109,6 +113,7 @@ class ReadWorker:
             "date": extracted.date,
             "metadata": sorted(extracted.metadata.items()),
             "text": text,
+            "signature": signature,
             **labels,
         }
 

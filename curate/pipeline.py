@@ -21,8 +21,6 @@ from tilth.work import Engine, Outcome, Unit, WorkOptions
 
 from .corpus import DEALT, CorpusWorker, DealWorker, deals, shard_count, shards
 from .decide import DecideWorker
-from .dedup.exact import OUTPUT as EXACT
-from .dedup.exact import ExactWorker
 from .documents import ReadWorker
 from .label import SECTIONS, VERSIONS, Labeller, resources
 from .read import InputUnit, plan
@@ -65,7 +63,8 @@ def curate(
             count, example = len(planned.passed_over), planned.passed_over[0]
             progress.note(f"passed over {count} files of no kind that is read, such as {example}")
         units = [Unit(unit.key, unit, unit.size) for unit in planned.units]
-        read = engine.run("read", units, partial(ReadWorker, recipe), output, ["documents", "failures"])
+        outputs = ["documents", "failures", "signatures"]
+        read = engine.run("read", units, partial(ReadWorker, recipe), output, outputs)
         return _finish(Run(output), engine, read.failed)
 
 
@@ -78,7 +77,7 @@ def decide(
         changed = [part for part in FIRST_PASS if getattr(run.recipe, part) != getattr(recipe, part)]
         if changed:
             raise UsageError(
-                f"{output.url}: `decide` changes rules, clean and corpus; {', '.join(changed)} would change labels: "
+                f"{output.url}: `decide` changes rules, dedup, clean and corpus, not {', '.join(changed)}: "
                 "use `tilth curate label` for labels, another run for the rest"
             )
         request = {**run.request, "recipe": recipe.model_dump(mode="json", by_alias=True)}
@@ -115,7 +114,7 @@ def relabel(
         for family in families:
             depends = _hash(settled["recipe"]["labels"], settled["resources"], VERSIONS[family], base)
             worker = partial(LabelWorker, output, family, recipe.labels)
-            outputs = [f"labels/{family}"]
+            outputs = [f"labels/{family}", *(["labels/signatures"] if family == "dup" else [])]
             failed |= engine.run(f"label-{family}", units, worker, output, outputs, depends_on=depends).failed
         if failed:
             return Result({}, failed)
@@ -145,18 +144,19 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
     if run.missing > len(failed):
         lost["read"] = f"{run.missing} units of the input are not read yet; `tilth curate run` goes on with them"
 
-    base = run.fingerprint()
-    one = [Unit("all", keys, count)]
-    exact = engine.run("exact", one, partial(ExactWorker, run), output, [EXACT], light=True, depends_on=base)
+    from .dedup.passes import find_duplicates  # numba and scipy are slow to import
 
-    judged = _hash(base, _rules(recipe))
-    units = [Unit(key, key, run.documents[key]["counts"]["documents"]) for key in keys]
+    found, troubled = find_duplicates(run, engine, light) if recipe.labels.measured("dup") else ("", {})
+    lost |= troubled
+
+    judged = _hash(run.fingerprint(), found, _rules(recipe))
+    units = [Unit(key, key, run.documents[key]["counts"]["documents"]) for key in keys] if not troubled else []
     worker = partial(DecideWorker, run, recipe)
     decided = engine.run("decide", units, worker, output, ["decisions"], light=light, depends_on=judged)
-    lost |= exact.failed | decided.failed
+    lost |= decided.failed
 
     # Without all decisions there is nothing a corpus could be made of; what was made of others goes.
-    whole = corpus and not exact.failed and not decided.failed
+    whole = corpus and not troubled and not decided.failed
     kept = {key: record["counts"]["kept_bytes"] for key, record in decided.records.items()}
     written = _write_corpus(run, engine, kept if whole else {}, judged if whole else "", light)
     passes = {"read": run.documents, "decide": decided.records, "corpus": written.records}

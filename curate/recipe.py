@@ -5,22 +5,22 @@ from typing import Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .clean import CLEANED
+from .clean import CLEANED, REPEATED
 from .clean import RULES as LINE_RULES
+from .dedup.options import DERIVED, DedupOptions
 from .extract import ExtractOptions
 from .label import EARLY, LabelOptions, measures
 from .read import ReadOptions
 from .rules import Rule
 
 PACKAGE = "tilth.curate.recipes"
-COPY_OF = "dup.copy_of"  # the representative's id, or nothing; known once all documents are
 
 
 def label_types() -> dict[str, pa.DataType]:
     """Every label that a rule may name: those that are stored, and those that follow from them."""
     shares = ("removed_words_share",)
     left = {f"cleaned.{name}": pa.float64() if name in shares else pa.int64() for name in CLEANED}
-    return {**measures(), COPY_OF: pa.string(), **left}
+    return {**measures(), **DERIVED, **left}
 
 
 class CorpusOptions(BaseModel):
@@ -40,10 +40,23 @@ class CurateRecipe(BaseModel):
     read: ReadOptions = ReadOptions()
     extract: ExtractOptions = ExtractOptions()
     labels: LabelOptions = LabelOptions()
+    dedup: DedupOptions = DedupOptions()
     gates: dict[str, Rule] = Field(default={}, description="rules on early labels; what fails them becomes no document")
     rules: dict[str, Rule] = Field(default={}, description="in order: the first one failed drops the document")
-    clean: tuple[str, ...] = Field(default=(), description="line rules applied to the text when the corpus is written")
+    clean: tuple[str, ...] = Field(
+        default=(), description="line rules applied when the corpus is written; repeated cuts what dedup.passages finds"
+    )
     corpus: CorpusOptions = CorpusOptions()
+
+    @property
+    def line_rules(self) -> tuple[str, ...]:
+        """What of `clean` looks at lines."""
+        return tuple(name for name in self.clean if name != REPEATED)
+
+    @property
+    def cuts_repeated(self) -> bool:
+        """Whether passages that stand elsewhere are cut."""
+        return REPEATED in self.clean
 
     @model_validator(mode="after")
     def _labels_exist(self) -> Self:
@@ -53,14 +66,35 @@ class CurateRecipe(BaseModel):
                 for label in rule.labels():
                     if label not in known:
                         raise ValueError(f"{section}.{name}: no label {label}{_near(label, list(known))}")
+                    if not self.labels.measured("lines" if label.startswith("cleaned.") else label):
+                        raise ValueError(f"{section}.{name}: {label} is not measured: see labels.families")
                     numeric = pa.types.is_integer(known[label]) or pa.types.is_floating(known[label])
                     if label == rule.label and not numeric and (rule.min is not None or rule.max is not None):
                         raise ValueError(f"{section}.{name}: {label} is text; min and max are for numbers")
                     if section == "gates" and label.split(".")[0] not in EARLY:
                         raise ValueError(f"gates.{name}: {label} is not known that early; make it a rule")
         for name in self.clean:
-            if name not in LINE_RULES:
-                raise ValueError(f"clean: no line rule {name}{_near(name, list(LINE_RULES))}")
+            if name not in (*LINE_RULES, REPEATED):
+                raise ValueError(f"clean: no line rule {name}{_near(name, [*LINE_RULES, REPEATED])}")
+        return self
+
+    @model_validator(mode="after")
+    def _duplicates_can_be_found(self) -> Self:
+        dedup, permutations = self.dedup, self.labels.minhash.permutations
+        passages = dedup.passages
+        if self.cuts_repeated and not (passages.lines or passages.sentences or passages.substrings):
+            raise ValueError("clean: repeated cuts what dedup.passages finds; set lines, sentences or substrings there")
+        if dedup.threshold is None and dedup.bands * dedup.rows > permutations:
+            raise ValueError(
+                f"dedup: {dedup.bands} bands of {dedup.rows} rows need {dedup.bands * dedup.rows} values, "
+                f"and labels.minhash.permutations is {permutations}"
+            )
+        if dedup.quality is not None:
+            kind = measures().get(dedup.quality)
+            if kind is None or not self.labels.measured(dedup.quality):
+                raise ValueError(f"dedup.quality: no label {dedup.quality} is measured")
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                raise ValueError(f"dedup.quality: {dedup.quality} is no number")
         return self
 
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -21,9 +22,11 @@ from tilth.recipe import validated
 from tilth.storage import Folder
 from tilth.work import first_line
 
+from .dedup.options import DERIVED, SPANS
 from .recipe import CurateRecipe
 
 COMMAND = "curate run"
+DUPLICATES = "dedup/labels"  # what is known of a document once all are: a file for a group of units, a row group each
 
 
 class Run:
@@ -81,13 +84,47 @@ class Run:
     def table(self, key: str, labels: Iterable[str]) -> pa.Table:
         """Columns of one unit's documents, named as asked (`id`, `gopher.words`, or a whole family `gopher`)."""
         wanted = list(labels)
-        of = {family: [name for name in wanted if name.split(".")[0] == family] for family in self.relabelled}
-        own = [name for name in wanted if name.split(".")[0] not in of]
+        derived = [name for name in wanted if name in DERIVED or name == SPANS]
+        stored = [name for name in wanted if name not in derived]
+        of = {family: [name for name in stored if name.split(".")[0] == family] for family in self.relabelled}
+        own = [name for name in stored if name.split(".")[0] not in of]
         columns: dict[str, pa.ChunkedArray] = {}
+        if derived:
+            found = self.duplicates(key, [name.removeprefix("dup.") for name in derived])
+            columns |= {name: found[name.removeprefix("dup.")] for name in derived}
         for place, names in [("documents", own), *((f"labels/{family}", of[family]) for family in sorted(of))]:
             with self.opened(f"{place}/{key}.parquet") as file:
                 columns |= _columns(file, names)
         return pa.table([columns[name] for name in wanted], names=wanted)
+
+    def duplicates(self, key: str, columns: Sequence[str]) -> pa.Table:
+        """What was found of one unit's documents once all were there: columns of `dedup/labels/`."""
+        group, place = self._duplicates[key]
+        with self.opened(f"{DUPLICATES}/{group}.parquet") as file:
+            return pq.ParquetFile(file).read_row_group(place, columns=list(columns))
+
+    @functools.cached_property
+    def _duplicates(self) -> dict[str, tuple[str, int]]:
+        """By unit: the file that holds its documents' duplicates, and the row group in there."""
+        records = Ledger(self.folder, "dedup-duplicates").records()
+        return {
+            unit: (group, place)
+            for group, record in records.items()
+            for unit, place in record["counts"]["parts"].items()
+        }
+
+    def signatures(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """MinHash signatures of one unit's documents, uint64 or uint32 [n, permutations]; bool[n]: it has one."""
+        options = self.recipe.labels.minhash
+        place = "labels/signatures" if "dup" in self.relabelled else "signatures"
+        with self.opened(f"{place}/{key}.parquet") as file:
+            found = pq.read_table(file, columns=["signature"])["signature"].combine_chunks()
+        signed = found.is_valid().to_numpy(zero_copy_only=False)
+        values = np.zeros((len(found), options.permutations), np.dtype(f"uint{options.bits}"))
+        values[signed] = np.frombuffer(b"".join(found.drop_null().to_pylist()), values.dtype).reshape(
+            -1, options.permutations
+        )
+        return values, signed
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[Any]:

@@ -1,57 +1,90 @@
-"""Exact duplicates: documents with the same text. The one with the plainest URL stands for the others.
+"""Documents with one key: equal texts, or one canonical URL. Keys are dealt by range, and a range is sorted in memory.
 
-Plain is a URL without tracking parameters and the like; of several, the shortest; then the smallest id decides.
+A range holds about PARTITION documents, 50 bytes each while it is sorted, whatever there are in all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
+import pyarrow as pa
 
 from tilth.work import Outbox
 
 from ..run import Run
+from .census import Census, Part, kept
+from .order import unjudged_order
+from .shuffle import Dealer, column, gathered, ranges
 
-OUTPUT = "dedup/exact"
+KEYS, COPIES = "dedup/keys", "dedup/exact"
+PARTITION = 2_000_000  # documents
+
+KEYED = pa.schema([("key", pa.uint64()), ("check", pa.uint64()), ("order", pa.uint64()), ("document", pa.int64())])
+COPY = pa.schema([("a", pa.int64()), ("b", pa.int64())])  # a copy, and its node
 
 
-class ExactWorker:
-    """Writes (id, copy_of, size) for every document that repeats another: one unit, over the hashes of all documents.
+class KeyWorker:
+    """Deals the text keys of one group of documents."""
 
-    All ids and hashes are held at once, about 250 bytes a document.
-    """
+    def __init__(self, census: Census, quality: str | None, count: int):
+        self._census = census
+        self._runs = [Run(folder) for folder in census.folders]
+        self._quality = quality
+        self._count = count
 
-    def __init__(self, run: Run):
-        self._run = run
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        place = outbox.file(KEYS, 0, ".arrow")
+        with Dealer(place, KEYED, self._count) as dealer:
+            for part in self._census.groups[payload]:
+                table = keyed(self._runs[part.run], part, self._quality)
+                dealer.add(table, ranges(column(table, "key"), self._count))
+        return {"documents": dealer.rows}
 
-    def __call__(self, payload: list[str], outbox: Outbox) -> Mapping[str, Any]:
-        import duckdb
-        import pyarrow as pa
 
-        schema = pa.schema([(name, pa.string()) for name in ("id", "hash", "url", "canonical")])
-        labels = ["id", "dup.exact", "url", "url_labels.canonical"]
-        tables = [self._run.table(key, labels).rename_columns(schema.names) for key in payload]
-        hashes = pa.concat_tables([schema.empty_table(), *tables])
-        with duckdb.connect() as connection:
-            connection.register("hashes", hashes)
-            copies = connection.sql(
-                """
-                SELECT id, copy_of, size FROM (
-                    SELECT id, first_value(id) OVER ranked AS copy_of, count(*) OVER (PARTITION BY hash) AS size
-                    FROM hashes WINDOW ranked AS (
-                        PARTITION BY hash ORDER BY url IS NULL, url != canonical, length(url), id
-                    )
-                ) WHERE id != copy_of ORDER BY id
-                """
-            ).to_arrow_table()
-        pq.write_table(copies, outbox.file(OUTPUT, len(copies)), compression="zstd")
+def keyed(run: Run, part: Part, quality: str | None) -> pa.Table:
+    """The text keys of one part's documents that have one; of an earlier run's, those that it kept."""
+    texts = run.table(part.key, ["dup.exact"])["dup.exact"].fill_null("").to_pylist()
+    order = unjudged_order(run, part, quality)
+    present = np.array([bool(text) for text in texts], bool)
+    if part.run:
+        present &= kept(run, part.key)
+    chosen = np.flatnonzero(present)
+    key, check = halves([texts[index] for index in chosen.tolist()])
+    return pa.table({"key": key, "check": check, "order": order[chosen], "document": part.first + chosen}, schema=KEYED)
+
+
+def halves(keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of 32 hex digits as two uint64[n]."""
+    both = np.frombuffer(bytes.fromhex("".join(keys)), ">u8").astype(np.uint64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+class CopyWorker:
+    """Finds equal texts in one range of keys: each but the first in order, with that first one as its node."""
+
+    def __init__(self, census: Census, sources: Sequence[str], count: int):
+        self._census = census
+        self._sources = sources
+        self._count = count
+
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        folder = self._census.folders[0]
+        table = gathered(folder, KEYS, self._sources, payload, self._count, KEYED)
+        key, check, order, document = (column(table, name) for name in KEYED.names)
+        rank = np.lexsort((document, order, check, key))
+        first = firsts(key[rank], check[rank])
+        node = document[rank][np.maximum.accumulate(np.where(first, np.arange(len(rank)), 0))]
+        copies = pa.table({"a": document[rank][~first], "b": node[~first]}, schema=COPY)
+        place = outbox.file(COPIES, len(copies), ".arrow")
+        with Dealer(place, COPY, len(self._census.groups)) as dealer:
+            dealer.add(copies, self._census.group_of(column(copies, "a")))
         return {"copies": len(copies)}
 
 
-def copies(run: Run) -> dict[str, str]:
-    """Every document that repeats another, with the id of the one that stands for it."""
-    dataset = run.dataset(OUTPUT)
-    if dataset is None:
-        return {}
-    table = dataset.to_table(columns=["id", "copy_of"])
-    return dict(zip(table["id"].to_pylist(), table["copy_of"].to_pylist(), strict=True))
+def firsts(*keys: np.ndarray) -> np.ndarray:
+    """bool[n]: where sorted keys change, the beginning among them."""
+    change = np.ones(len(keys[0]), bool)
+    change[1:] = False
+    for key in keys:
+        change[1:] |= key[1:] != key[:-1]
+    return change

@@ -5,20 +5,21 @@ same text would get other values, so that a run knows which of its labels are ou
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import xxhash
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tilth.document import FIELDS, struct_of
 
+from ..dedup.options import MinHashOptions
 from ..segment import Segmented, segment
 from .fineweb import FineWeb, FineWebOptions, fineweb
 from .gopher import Gopher, GopherOptions, gopher
 from .language import LanguageIdentifier, LanguageOptions, find_model
-from .length import Length, length
+from .length import Length, length, sizes
 from .lines import Lines, LinesOptions, lines
 from .noise import Noise, noise
 from .repetition import Repetition, repetition
@@ -39,20 +40,7 @@ class Lang(NamedTuple):
 class Dup(NamedTuple):
     """What duplicates are found by."""
 
-    exact: str  # hash of the text
-
-
-class LabelOptions(BaseModel):
-    """The `labels` section of a recipe: one entry for each family that can be set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    language: LanguageOptions = LanguageOptions()
-    url: UrlOptions = UrlOptions()
-    gopher: GopherOptions = GopherOptions()
-    fineweb: FineWebOptions = FineWebOptions()
-    lines: LinesOptions = LinesOptions()
-    sensitive: SensitiveOptions = Field(default=SensitiveOptions(), description="measured where lists are given")
+    exact: str  # hash of the text's tokens: letter case, punctuation and white space do not count; "" without tokens
 
 
 FAMILIES: dict[str, type] = {
@@ -67,7 +55,38 @@ FAMILIES: dict[str, type] = {
     "sensitive": Sensitive,
     "dup": Dup,
 }
-VERSIONS = dict.fromkeys(FAMILIES, 1)
+
+
+class LabelOptions(BaseModel):
+    """The `labels` section of a recipe: one entry for each family that can be set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    families: tuple[str, ...] = Field(
+        default=tuple(FAMILIES), description="what is measured; of length always the bytes"
+    )
+    language: LanguageOptions = LanguageOptions()
+    url: UrlOptions = UrlOptions()
+    gopher: GopherOptions = GopherOptions()
+    fineweb: FineWebOptions = FineWebOptions()
+    lines: LinesOptions = LinesOptions()
+    minhash: MinHashOptions = MinHashOptions()
+    sensitive: SensitiveOptions = Field(default=SensitiveOptions(), description="measured where lists are given")
+
+    @field_validator("families")
+    @classmethod
+    def _exist(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        for family in families:
+            if family not in FAMILIES:
+                raise ValueError(f"no label family {family}; there are {', '.join(FAMILIES)}")
+        return families
+
+    def measured(self, label: str) -> bool:
+        """Whether a label will be there."""
+        return label.split(".")[0] in self.families or label in ("length.bytes", "length.chars")
+
+
+VERSIONS = dict.fromkeys(FAMILIES, 1) | {"dup": 2}
 SECTIONS = {  # of the recipe's `labels`, with the families that each of them changes
     "language": ("lang", "gopher", "sensitive"),
     "url": ("url_labels",),
@@ -75,7 +94,9 @@ SECTIONS = {  # of the recipe's `labels`, with the families that each of them ch
     "fineweb": ("fineweb",),
     "lines": ("lines",),
     "sensitive": ("sensitive",),
+    "minhash": ("dup",),
 }
+NEED_LANGUAGE = {"lang", "gopher", "sensitive"}
 EARLY = ("url_labels", "lang", "length")  # known before the expensive ones; gates may ask for these
 
 Labels = dict[str, Any]  # a family's NamedTuple by the family's name; None where it was not measured
@@ -99,36 +120,53 @@ class Labeller:
 
     def __init__(self, options: LabelOptions):
         self._options = options
-        self._identify = LanguageIdentifier(options.language)
-        self._url = UrlLabeller(options.url)
+        self._families = frozenset(options.families)
+        self._identify = LanguageIdentifier(options.language) if self._families & NEED_LANGUAGE else None
+        self._url = UrlLabeller(options.url) if "url_labels" in self._families else None
         self._sensitive = SensitiveMatcher(options.sensitive) if options.sensitive.lists else None
+        self._sketch = _sketcher(options.minhash) if "dup" in self._families else None
 
-    def url(self, url: str | None) -> UrlLabels:
-        return self._url(url)
+    def url(self, url: str | None) -> UrlLabels | None:
+        return self._url(url) if self._url else None
 
     def early(self, text: str) -> tuple[Segmented, Labels]:
         """The text segmented, once for all labels, and the labels that gates may ask for."""
         document = segment(text)
-        language = self._identify(text)
-        return document, {"lang": Lang(*language, script=document.script), "length": length(document)}
+        lang = Lang(*self._identify(text), script=document.script) if self._identify else None
+        return document, {"lang": lang, "length": length(document) if "length" in self._families else sizes(text)}
 
     def late(self, document: Segmented, early: Labels) -> Labels:
         """Every other label of the text."""
-        language = early["lang"][0]
-        return {
-            "gopher": gopher(document, self._options.gopher, language),
-            "repetition": repetition(document, self._options.gopher),
-            "fineweb": fineweb(document, self._options.fineweb),
-            "lines": lines(document, self._options.lines),
-            "noise": noise(document),
-            "sensitive": self._sensitive(document.text, language) if self._sensitive else None,
-            "dup": Dup(exact_hash(document.text)),
+        options, language = self._options, early["lang"][0] if early["lang"] else ""
+        makers: dict[str, Callable[[], Any]] = {
+            "gopher": lambda: gopher(document, options.gopher, language),
+            "repetition": lambda: repetition(document, options.gopher),
+            "fineweb": lambda: fineweb(document, options.fineweb),
+            "lines": lambda: lines(document, options.lines),
+            "noise": lambda: noise(document),
+            "sensitive": lambda: self._sensitive(document.text, language) if self._sensitive else None,
         }
+        return {family: make() if family in self._families else None for family, make in makers.items()}
+
+    def dup(self, text: str) -> tuple[Dup | None, bytes | None]:
+        """What duplicates are found by: the label, and the MinHash signature, of texts that are long enough for one."""
+        if not self._sketch:
+            return None, None
+        sketch = self._sketch(text)
+        signed = sketch.signature is not None and sketch.tokens >= self._options.minhash.min_tokens
+        return Dup(sketch.text_key), sketch.signature.tobytes() if signed else None
+
+
+def _sketcher(options: MinHashOptions) -> Any:
+    from ..dedup.minhash import Sketcher  # numba and datasketch are slow to import
+
+    return Sketcher(options)
 
 
 def resources(options: LabelOptions) -> list[str]:
     """What labels depend on beside the options: the last part of each model's and list's path, a hash of its bytes."""
-    places = [find_model(options.language.model), *map(Path, options.url.lists), *map(Path, options.sensitive.lists)]
+    model = [find_model(options.language.model)] if NEED_LANGUAGE & {*options.families} else []
+    places = [*model, *map(Path, options.url.lists), *map(Path, options.sensitive.lists)]
     named = (options.url.model, options.url.strict_words, options.url.hard_words, options.url.soft_words)
     places += [Path(place) for place in named if place]
     return [f"{place.name} {_contents(place)}" for place in places]
@@ -142,9 +180,3 @@ def _contents(place: Path) -> str:
             with open(file, "rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
-
-
-def exact_hash(text: str) -> str:
-    """128 bits of the text as 32 hex digits. Letter case and line breaks count: rules that look at lines judge copies
-    alike, so that the one that stands for the others is kept where any of them would be."""
-    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

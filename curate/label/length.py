@@ -14,11 +14,16 @@ class Length(NamedTuple):
 
     bytes: int  # in UTF-8; a lone surrogate counts 3
     chars: int  # code points
-    words: int  # words of the segmentation, punctuation marks left out
-    sentences: int
-    lines: int  # with visible text
-    long_lines: int  # of at least 200 characters: mC4's paragraphs, of which it asks for three (Xue et al. 2021)
-    paragraphs: int  # with visible text, separated by blank lines
+    words: int | None  # words of the segmentation, punctuation marks left out
+    sentences: int | None
+    lines: int | None  # with visible text
+    long_lines: int | None  # of at least 200 characters: mC4's paragraphs, of which it asks for three (Xue et al. 2021)
+    paragraphs: int | None  # with visible text, separated by blank lines
+
+
+def sizes(text: str) -> Length:
+    """What costs nothing to know: bytes and characters."""
+    return Length(len(text.encode("utf-8", "surrogatepass")), len(text), None, None, None, None, None)
 
 
 def length(document: Segmented) -> Length:

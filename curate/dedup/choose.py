@@ -1,0 +1,276 @@
+"""Of documents that say the same, which one stays: passes over labels, done anew when rules change.
+
+The order is: kept by an earlier run; passes the other rules; best quality; earliest; smallest id. In that order a text
+stays unless it is similar, by a verified pair, to one that stays already. So whatever is dropped has a text beside it
+that is kept and as similar as the threshold says; a chain of small changes is not dropped for its first link.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from tilth.work import Outbox
+
+from ..recipe import CurateRecipe
+from ..run import Run
+from .census import Census, Part, kept
+from .exact import firsts, halves
+from .near import CLUSTERED, CLUSTERS, PAIRS
+from .order import minutes, qualities
+from .shuffle import Dealer, column, gathered, ranges
+from .stages import passing
+
+MEMBERS, CHOSEN = "dedup/members", "dedup/chosen"
+ADDRESSES, ADDRESSED = "dedup/addresses", "dedup/addressed"
+
+RANKED = [
+    ("document", pa.int64()),
+    ("id", pa.string()),
+    ("passes", pa.bool_()),
+    ("quality", pa.float64()),
+    ("minute", pa.int64()),
+]
+MEMBER = pa.schema([*RANKED, ("node", pa.int64()), ("root", pa.int64())])
+ADDRESS = pa.schema([*RANKED, ("key", pa.uint64()), ("check", pa.uint64())])
+CHOICE = pa.schema(
+    [
+        ("document", pa.int64()),
+        ("copy_of", pa.string()),
+        ("near_of", pa.string()),
+        ("similarity", pa.float64()),
+        ("cluster", pa.string()),
+        ("size", pa.int64()),
+    ]
+)
+OF_URL = pa.schema([("document", pa.int64()), ("url_of", pa.string())])
+
+
+class _Ranker:
+    """What the order of documents asks for, part by part."""
+
+    def __init__(self, census: Census, recipe: CurateRecipe):
+        self.runs = [Run(folder) for folder in census.folders]
+        self.recipe = recipe
+
+    def ranked(self, part: Part, last: int = 0, known: Mapping[str, pa.Array] | None = None) -> pa.Table:
+        """All documents of a part; what an earlier run kept passes."""
+        run = self.runs[part.run]
+        labels = run.table(part.key, ["id", "timestamp"])
+        judged = partial(passing, run, self.recipe, part.key, part.documents, last, known)
+        passes = kept(run, part.key) if part.run else judged()
+        return pa.table(
+            {
+                "document": np.arange(part.first, part.first + part.documents),
+                "id": labels["id"],
+                "passes": passes,
+                "quality": qualities(run, part, self.recipe.dedup.quality),
+                "minute": minutes(labels["timestamp"]),
+            },
+            schema=pa.schema(RANKED),
+        )
+
+
+def order_of(table: pa.Table, own: int) -> np.ndarray:
+    """int64[n]: places of the rows of a RANKED table in the order in which they would stay."""
+    ids = table["id"].to_numpy(zero_copy_only=False)
+    fixed = column(table, "document") >= own
+    passes = table["passes"].to_numpy(zero_copy_only=False)
+    by_id = np.argsort(ids.astype("U32"), kind="stable")
+    keys = (column(table, "minute"), -column(table, "quality"), ~passes, ~fixed)
+    return by_id[np.lexsort([key[by_id] for key in keys])]
+
+
+class AddressWorker:
+    """Deals the canonical URLs of one group's documents."""
+
+    def __init__(self, census: Census, recipe: CurateRecipe, count: int):
+        self._census = census
+        self._ranker = _Ranker(census, recipe)
+        self._count = count
+
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        with Dealer(outbox.file(ADDRESSES, 0, ".arrow"), ADDRESS, self._count) as dealer:
+            for part in self._census.groups[payload]:
+                ranked = self._ranker.ranked(part)
+                run = self._ranker.runs[part.run]
+                addresses = run.table(part.key, ["url_labels.canonical"])["url_labels.canonical"].fill_null("")
+                texts = addresses.to_pylist()
+                present = np.array([bool(text) for text in texts], bool)
+                if part.run:
+                    present &= ranked["passes"].to_numpy(zero_copy_only=False)
+                chosen = np.flatnonzero(present)
+                key, check = halves([xxhash.xxh3_128_hexdigest(texts[index]) for index in chosen.tolist()])
+                table = ranked.take(chosen).append_column("key", pa.array(key)).append_column("check", pa.array(check))
+                dealer.add(table, ranges(key, self._count))
+        return {"addresses": dealer.rows}
+
+
+class AddressedWorker:
+    """Of the documents of each canonical URL in one range of keys, names the one that stays."""
+
+    def __init__(self, census: Census, recipe: CurateRecipe, sources: Sequence[str], count: int):
+        self._census = census
+        self._newest = recipe.dedup.url_keep == "newest"
+        self._sources = sources
+        self._count = count
+
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        census = self._census
+        table = gathered(census.folders[0], ADDRESSES, self._sources, payload, self._count, ADDRESS)
+        if self._newest:
+            minute = column(table, "minute")
+            known = minute < minute.max(initial=0)
+            table = table.set_column(4, "minute", pa.array(np.where(known, -minute, minute)))
+            table = table.set_column(3, "quality", pa.array(np.zeros(len(table))))
+        table = table.take(order_of(table, census.own))
+        key, check = column(table, "key"), column(table, "check")
+        rank = np.lexsort((check, key))  # stable: within a URL the order stays
+        first = firsts(key[rank], check[rank])
+        lead = rank[np.maximum.accumulate(np.where(first, np.arange(len(rank)), 0))]
+        later = ~first & (column(table, "document")[rank] < census.own)
+        found = pa.table(
+            {"document": column(table, "document")[rank][later], "url_of": table["id"].take(lead[later])},
+            schema=OF_URL,
+        )
+        with Dealer(outbox.file(ADDRESSED, len(found), ".arrow"), OF_URL, len(census.groups)) as dealer:
+            dealer.add(found, census.group_of(column(found, "document")))
+        return {"copies": len(found)}
+
+
+def of_url(census: Census, sources: Sequence[str], group: int) -> pa.Table:
+    """What AddressedWorker found of a group's documents."""
+    return gathered(census.folders[0], ADDRESSED, sources, group, len(census.groups), OF_URL)
+
+
+class MemberWorker:
+    """Sends the members of clusters, with their rank, to where their component was verified."""
+
+    def __init__(self, census: Census, recipe: CurateRecipe, verified: Sequence[str], addressed: Sequence[str]):
+        self._census = census
+        self._ranker = _Ranker(census, recipe)
+        self._verified = verified
+        self._addressed = addressed
+
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        census, folder = self._census, self._census.folders[0]
+        found = [gathered(folder, CLUSTERS, [key], payload, len(census.groups), CLUSTERED) for key in self._verified]
+        clustered = pa.concat_tables([CLUSTERED.empty_table(), *found]).combine_chunks()
+        partition = np.repeat(np.arange(len(found)), [len(one) for one in found])
+        document = column(clustered, "document")
+        url_of = of_url(census, self._addressed, payload)
+        with Dealer(outbox.file(MEMBERS, len(clustered), ".arrow"), MEMBER, max(1, len(found))) as dealer:
+            for part in census.groups[payload]:
+                mine = np.flatnonzero((document >= part.first) & (document < part.first + part.documents))
+                if len(mine):
+                    known = {"dup.url_of": spread(url_of, "url_of", part, "")} if not part.run else None
+                    ranked = self._ranker.ranked(part, 1, known).take(document[mine] - part.first)
+                    rows = clustered.take(mine)
+                    table = ranked.append_column("node", rows["node"]).append_column("root", rows["root"])
+                    dealer.add(table, partition[mine])
+        return {"members": len(clustered)}
+
+
+def spread(table: pa.Table, name: str, part: Part, missing: Any) -> pa.Array:
+    """One entry for each document of a part: what `table` says of it, or `missing`."""
+    document = column(table, "document")
+    rows = np.flatnonzero((document >= part.first) & (document < part.first + part.documents))
+    at = np.full(part.documents, -1, np.int64)
+    at[document[rows] - part.first] = rows
+    taken = table[name].combine_chunks().take(pa.array(at, mask=at < 0))
+    return taken if missing is None else taken.fill_null(missing)
+
+
+class ChooseWorker:
+    """Names, for the members of the clusters of one partition, the document that stays in their place."""
+
+    def __init__(self, census: Census, groups: Sequence[str], count: int):
+        self._census = census
+        self._groups = groups
+        self._count = count
+
+    def __call__(self, payload: tuple[int, str], outbox: Outbox) -> Mapping[str, Any]:
+        partition, key = payload
+        census, folder = self._census, self._census.folders[0]
+        members = gathered(folder, MEMBERS, self._groups, partition, self._count, MEMBER)
+        with folder.open(f"{PAIRS}/{key}.parquet") as file:
+            pairs = pq.read_table(file, columns=["left", "right", "jaccard"])
+        chosen = choose(members.take(order_of(members, census.own)), pairs, census.own)
+        with Dealer(outbox.file(CHOSEN, len(chosen), ".arrow"), CHOICE, len(census.groups)) as dealer:
+            dealer.add(chosen, census.group_of(column(chosen, "document")))
+        return {"members": len(chosen)}
+
+
+def choose(members: pa.Table, pairs: pa.Table, own: int) -> pa.Table:
+    """What stands for each of this run's `members`, a MEMBER table in the order in which they would stay.
+
+    `pairs` are verified: numbers of two nodes (`left`, `right`) and their similarity.
+    """
+    document, node, root = (column(members, name) for name in ("document", "node", "root"))
+    ids = members["id"].combine_chunks()
+    nodes, first = np.unique(node, return_index=True)  # first: the member that would stay of each text
+    rank = np.argsort(first)  # texts in the order of those members
+    vertex = np.empty(len(nodes), np.int64)
+    vertex[rank] = np.arange(len(nodes))
+    best = first[rank]
+    ends = [vertex[np.searchsorted(nodes, column(pairs, name))] for name in ("left", "right")]
+    jaccard = column(pairs, "jaccard")
+    starts, neighbours, values = _adjacency(*ends, jaccard, len(nodes))
+    owner, similarity = _dominating(starts, neighbours, values, document[best] >= own)
+
+    mine = vertex[np.searchsorted(nodes, node)]
+    alone = mine == owner[mine]
+    stays = best[owner[mine]]
+    is_best = np.arange(len(members)) == best[mine]
+    near = ~alone | ~is_best
+    texts = ids.to_numpy(zero_copy_only=False).astype("U32")
+    _, of_root, size = np.unique(root, return_inverse=True, return_counts=True)
+    by_id = np.argsort(texts)
+    smallest = texts[by_id][np.unique(of_root[by_id], return_index=True)[1]]
+    chosen = pa.table(
+        {
+            "document": document,
+            "copy_of": pa.array(np.where(is_best, "", texts[best[mine]])),
+            "near_of": pa.array(np.where(near, texts[stays], "")),
+            "similarity": pa.array(np.where(alone, 1.0, similarity[mine]), mask=~near),
+            "cluster": pa.array(smallest[of_root]),
+            "size": pa.array(size[of_root]),
+        },
+        schema=CHOICE,
+    )
+    return chosen.filter(pa.array(document < own))
+
+
+def _adjacency(
+    left: np.ndarray, right: np.ndarray, values: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of `count` vertices: where each one's neighbours start, the neighbours, and the values of those edges."""
+    ends, others = np.concatenate([left, right]), np.concatenate([right, left])
+    rank = np.lexsort((others, ends))
+    return np.searchsorted(ends[rank], np.arange(count + 1)), others[rank], np.concatenate([values, values])[rank]
+
+
+@numba.njit(cache=True)
+def _dominating(starts, neighbours, values, fixed):  # pragma: no cover
+    """For vertices in the order in which they would stay: the one that stands for each, and the value of that edge.
+
+    A vertex stands for itself unless a neighbour does already; one that is `fixed` always does.
+    """
+    owner = np.full(len(fixed), -1, np.int64)
+    similarity = np.ones(len(fixed), np.float64)
+    for vertex in range(len(fixed)):
+        if owner[vertex] >= 0 and not fixed[vertex]:
+            continue
+        owner[vertex] = vertex
+        similarity[vertex] = 1.0
+        for edge in range(starts[vertex], starts[vertex + 1]):
+            neighbour = neighbours[edge]
+            if owner[neighbour] < 0:
+                owner[neighbour] = vertex
+                similarity[neighbour] = values[edge]
+    return owner, similarity

@@ -1,0 +1,269 @@
+"""Near-duplicates: bands of signatures meet in buckets, members of a bucket become candidate pairs, and the true
+Jaccard similarity of a pair decides.
+
+Everything is dealt by range of keys, group of documents or component, and sorted where it is read. Texts that equal
+others take no part: the first of them stands for all. What is held at once: 24 bytes for each band of a group's
+documents, 100 bytes an entry of PARTITION in a bucket unit, the shingles of CHUNK documents' worth when pairs are
+verified; none of it grows with the number of documents.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tilth.work import Outbox, Unit
+
+from ..run import Run
+from .census import Census, Part, kept
+from .components import components, roots
+from .exact import COPIES, COPY, firsts
+from .minhash import MinHashOptions, band_keys
+from .options import DedupOptions
+from .order import unjudged_order
+from .shingle import jaccards, shingle_set
+from .shuffle import Dealer, column, dealt, gathered, joined, partitions, ranges
+
+BANDS, EDGES, ENDS = "dedup/bands", "dedup/edges", "dedup/ends"
+SETS, CANDIDATES, LINKS = "dedup/sets", "dedup/candidates", "dedup/links"
+PAIRS, CLUSTERS = "dedup/pairs", "dedup/clusters"
+
+PARTITION = 4_000_000  # entries of buckets that a unit sorts
+FIRST_OF_BUCKET = 50  # with so many of a bucket each member is paired, in the order in which they would stay
+CHUNK = 16_000_000  # shingles that are held to verify pairs, 8 bytes each
+COMPONENT_BYTES = 64 * 2**20  # of text whose components one unit verifies, about
+
+BANDED = pa.schema([("key", pa.uint64()), ("order", pa.uint64()), ("document", pa.int64())])
+EDGE = pa.schema([("a", pa.int64()), ("b", pa.int64())])
+END = pa.schema([("document", pa.int64())])
+SET = pa.schema([("document", pa.int64()), ("id", pa.string()), ("shingles", pa.large_list(pa.uint64()))])
+PAIR = pa.schema(
+    [
+        pa.field("a", pa.string()),
+        pa.field("b", pa.string()),
+        pa.field("jaccard", pa.float64()),
+        pa.field("left", pa.int64()),
+        pa.field("right", pa.int64()),
+    ]
+)
+CLUSTERED = pa.schema([("document", pa.int64()), ("node", pa.int64()), ("root", pa.int64())])
+
+
+class BandWorker:
+    """Deals the bands of one group's documents, each text once. Cell band x count + i takes the keys of range i."""
+
+    def __init__(
+        self, census: Census, options: DedupOptions, minhash: MinHashOptions, copies: Sequence[str], count: int
+    ):
+        self._census = census
+        self._runs = [Run(folder) for folder in census.folders]
+        self._options = options
+        self._banding = options.banding(minhash.permutations)
+        self._copies = copies
+        self._count = count
+
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        census, (bands, rows) = self._census, self._banding
+        copies = gathered(census.folders[0], COPIES, self._copies, payload, len(census.groups), COPY)
+        place = outbox.file(BANDS, 0, ".arrow")
+        with Dealer(place, BANDED, bands * self._count) as dealer:
+            for part in census.groups[payload]:
+                chosen, signatures, order = self._signed(part, column(copies, "a"))
+                keys = band_keys(signatures, bands, rows)
+                for band in range(bands):
+                    key = np.ascontiguousarray(keys[:, band])
+                    table = pa.table({"key": key, "order": order, "document": part.first + chosen}, schema=BANDED)
+                    dealer.add(table, band * self._count + ranges(key, self._count))
+        return {"documents": dealer.rows // bands}
+
+    def _signed(self, part: Part, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places of the part's documents that take part, their signatures and their order."""
+        run = self._runs[part.run]
+        signatures, signed = run.signatures(part.key)
+        if part.run:
+            signed &= kept(run, part.key)
+        here = copies[(copies >= part.first) & (copies < part.first + part.documents)] - part.first
+        signed[here] = False
+        order = unjudged_order(run, part, self._options.quality)
+        return np.flatnonzero(signed), signatures[signed], order[signed]
+
+
+def bucket_units(documents: int, bands: int) -> tuple[int, list[Unit]]:
+    """Into how many ranges the keys of a band are dealt, and units of consecutive cells that hold about PARTITION."""
+    count = partitions(documents, PARTITION)
+    cells = list(range(bands * count))
+    each = max(1, PARTITION * count // max(1, documents))
+    groups = [cells[start : start + each] for start in range(0, len(cells), each)]
+    return count, [Unit(f"buckets-{groups[i][0]:06d}-of-{len(cells):06d}", groups[i], 1) for i in range(len(groups))]
+
+
+class EdgeWorker:
+    """Makes candidate pairs of the buckets of some cells; a pair is dealt to the group of its first document."""
+
+    def __init__(self, census: Census, sources: Sequence[str], cells: int):
+        self._census = census
+        self._sources = sources
+        self._cells = cells
+
+    def __call__(self, payload: Sequence[int], outbox: Outbox) -> Mapping[str, Any]:
+        folder, groups = self._census.folders[0], len(self._census.groups)
+        found = [np.zeros((0, 2), np.int64)]
+        for cell in payload:
+            table = gathered(folder, BANDS, self._sources, cell, self._cells, BANDED)
+            edges = candidates(*(column(table, name) for name in BANDED.names))
+            found.append(edges[edges[:, 0] < self._census.own])  # two of earlier runs are no candidates
+        edges = np.unique(np.concatenate(found), axis=0)
+        ends = np.unique(edges)
+        with Dealer(outbox.file(EDGES, len(edges), ".arrow"), EDGE, groups) as dealer:
+            table = pa.table({"a": edges[:, 0], "b": edges[:, 1]}, schema=EDGE)
+            dealer.add(table, self._census.group_of(edges[:, 0]))
+        with Dealer(outbox.file(ENDS, len(ends), ".arrow"), END, groups) as dealer:
+            dealer.add(pa.table({"document": ends}, schema=END), self._census.group_of(ends))
+        return {"edges": len(edges)}
+
+
+def candidates(key: np.ndarray, order: np.ndarray, document: np.ndarray) -> np.ndarray:
+    """int64[m, 2]: pairs (lower number first) of documents in one bucket, each with the first FIRST_OF_BUCKET of it."""
+    rank = np.lexsort((document, order, key))
+    document = document[rank]
+    first = firsts(key[rank])
+    start = np.maximum.accumulate(np.where(first, np.arange(len(rank)), 0))
+    place = np.arange(len(rank)) - start
+    pairs = [np.zeros((0, 2), np.int64)]
+    for lead in range(min(FIRST_OF_BUCKET, int(place.max(initial=0)))):
+        later = np.flatnonzero(place > lead)
+        pairs.append(np.stack([document[start[later] + lead], document[later]], axis=1))
+    return np.sort(np.concatenate(pairs), axis=1)
+
+
+class GatherWorker:
+    """Sends what a group has of candidates to where their components are verified: sets of shingles, pairs, copies."""
+
+    def __init__(
+        self, census: Census, minhash: MinHashOptions, edges: Sequence[str], copies: Sequence[str], count: int
+    ):
+        self._census = census
+        self._runs = [Run(folder) for folder in census.folders]
+        self._minhash = minhash
+        self._edges = edges
+        self._copies = copies
+        self._count = count
+
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        census, folder, groups = self._census, self._census.folders[0], len(self._census.groups)
+        low, high = census.span(payload)
+        nodes, root = roots(folder, low, high)
+        where = np.full(high - low, -1, np.int64)
+        where[nodes - low] = root % self._count
+        pairs = gathered(folder, EDGES, self._edges, payload, groups, EDGE)
+        copies = gathered(folder, COPIES, self._copies, payload, groups, COPY)
+        ends = np.unique(column(gathered(folder, ENDS, self._edges, payload, groups, END), "document"))
+        with Dealer(outbox.file(CANDIDATES, len(pairs), ".arrow"), EDGE, self._count) as dealer:
+            dealer.add(pairs, where[column(pairs, "a") - low])
+        with Dealer(outbox.file(LINKS, len(copies), ".arrow"), COPY, self._count) as dealer:
+            dealer.add(copies, where[column(copies, "a") - low])
+        with Dealer(outbox.file(SETS, len(ends), ".arrow"), SET, self._count) as dealer:
+            for table in self._sets(payload, ends):
+                dealer.add(table, where[column(table, "document") - low])
+        return {"candidates": len(pairs), "documents": len(ends)}
+
+    def _sets(self, group: int, wanted: np.ndarray) -> Iterator[pa.Table]:
+        """The sets of shingles of the documents wanted, part by part."""
+        for part in self._census.groups[group]:
+            mine = wanted[(wanted >= part.first) & (wanted < part.first + part.documents)]
+            if len(mine):
+                rows = self._runs[part.run].table(part.key, ["id", "text"]).take(mine - part.first)
+                sets = [shingle_set(text, self._minhash) for text in rows["text"].to_pylist()]
+                offsets = np.concatenate([[0], np.cumsum([len(one) for one in sets])])
+                shingles = pa.LargeListArray.from_arrays(offsets, np.concatenate(sets))
+                yield pa.table({"document": mine, "id": rows["id"], "shingles": shingles}, schema=SET)
+
+
+class VerifyWorker:
+    """Computes the true Jaccard similarity of the candidate pairs of some components, and what clusters are left."""
+
+    def __init__(self, census: Census, sources: Sequence[str], count: int, verify: float):
+        self._census = census
+        self._sources = sources
+        self._count = count
+        self._verify = verify
+
+    def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
+        folder = self._census.folders[0]
+        pairs = gathered(folder, CANDIDATES, self._sources, payload, self._count, EDGE)
+        links = gathered(folder, LINKS, self._sources, payload, self._count, COPY)
+        edges = np.unique(np.stack([column(pairs, "a"), column(pairs, "b")], axis=1), axis=0)
+        sets = _Sets(dealt(folder, SETS, self._sources, payload, self._count))
+        similarity = sets.jaccards(edges)
+        true = similarity >= self._verify
+        left, right = edges[true].T
+        table = pa.table(
+            {"a": sets.ids(left), "b": sets.ids(right), "jaccard": similarity[true], "left": left, "right": right},
+            schema=PAIR,
+        )
+        pq.write_table(table, outbox.file(PAIRS, len(table)), compression="zstd")
+        clusters = _clusters(edges[true], column(links, "a"), column(links, "b"))
+        with Dealer(outbox.file(CLUSTERS, len(clusters), ".arrow"), CLUSTERED, len(self._census.groups)) as dealer:
+            dealer.add(clusters, self._census.group_of(column(clusters, "document")))
+        return {"candidates": len(edges), "pairs": len(table), "clustered": len(clusters)}
+
+
+def _clusters(edges: np.ndarray, copies: np.ndarray, nodes: np.ndarray) -> pa.Table:
+    """Every document of the components that verified pairs and equal texts make, with its node and the root."""
+    members, root = components(np.concatenate([edges, np.stack([copies, nodes], axis=1)]))
+    node = members.copy()
+    node[np.searchsorted(members, copies)] = nodes
+    return pa.table({"document": members, "node": node, "root": root}, schema=CLUSTERED)
+
+
+class _Sets:
+    """Sets of shingles that lie in mapped files; those of some pairs at a time are copied together and compared."""
+
+    def __init__(self, batches: Sequence[pa.RecordBatch]):
+        self._batches = batches
+        documents = [column(batch, "document") for batch in batches]
+        self._document = joined(documents, np.int64)
+        self._batch = np.repeat(np.arange(len(batches)), [len(one) for one in documents])
+        self._row = joined([np.arange(len(one)) for one in documents], np.int64)
+        sizes = [batch["shingles"].value_lengths().to_numpy(zero_copy_only=False) for batch in batches]
+        self._size = joined(sizes, np.int64)
+        self._order = np.argsort(self._document)
+
+    def _find(self, documents: np.ndarray) -> np.ndarray:
+        return self._order[np.searchsorted(self._document, documents, sorter=self._order)]
+
+    def ids(self, documents: np.ndarray) -> pa.Array:
+        found = [self._batches[self._batch[at]]["id"][int(self._row[at])] for at in self._find(documents)]
+        return pa.array([one.as_py() for one in found], pa.string())
+
+    def jaccards(self, edges: np.ndarray) -> np.ndarray:
+        """float64[m], for pairs sorted by their first document."""
+        result = np.zeros(len(edges))
+        start = 0
+        while start < len(edges):
+            end = self._reach(edges, start)
+            documents, places = np.unique(edges[start:end], return_inverse=True)
+            places = places.reshape(-1, 2)
+            at = self._find(documents)
+            values = np.concatenate([self._shingles(one) for one in at.tolist()])
+            offsets = np.concatenate([[0], np.cumsum(self._size[at])])
+            result[start:end] = jaccards(values, offsets, places[:, 0].copy(), places[:, 1].copy())
+            start = end
+        return result
+
+    def _reach(self, edges: np.ndarray, start: int) -> int:
+        """Where the pairs end whose sets, together, are about CHUNK; at least one pair."""
+        sizes = self._size[self._find(edges[start : start + CHUNK // 16].reshape(-1))].reshape(-1, 2).sum(axis=1)
+        return start + max(1, int(np.searchsorted(np.cumsum(sizes), CHUNK)))
+
+    def _shingles(self, at: int) -> np.ndarray:
+        column = self._batches[self._batch[at]]["shingles"]
+        offsets = column.offsets
+        row = int(self._row[at])
+        values = column.values.slice(offsets[row].as_py(), offsets[row + 1].as_py() - offsets[row].as_py())
+        return values.to_numpy()

@@ -1,0 +1,48 @@
+"""Which of several documents that say the same stays: the best, then the earliest, then that of the smallest id."""
+
+import numpy as np
+import pyarrow as pa
+
+from ..run import Run
+from .census import Part
+
+_MINUTE = 60 * 10**6
+_FIRST = 10_519_200  # 1990-01-01 in minutes since 1970
+_LAST = 2**26 - 1  # in 2117; where no time is known
+
+
+def minutes(timestamps: pa.ChunkedArray) -> np.ndarray:
+    """int64[n]: minutes since 1990; _LAST where the time is unknown."""
+    values = timestamps.cast(pa.int64()).fill_null(2**62).to_numpy()
+    return np.clip(values // _MINUTE - _FIRST, 0, _LAST)
+
+
+def qualities(run: Run, part: Part, label: str | None) -> np.ndarray:
+    """float64[n]: the quality label of a part's documents; 0 without a label, minus infinity where it is null."""
+    if label is None or part.run:
+        return np.zeros(part.documents)
+    values = run.table(part.key, [label])[label].cast(pa.float64()).to_numpy()
+    return np.where(np.isnan(values), -np.inf, values)
+
+
+EARLIER, STANDING, FALLEN = 0, 1, 2  # kept by an earlier run; of this one; of this one and dropped by another rule
+
+
+def order_keys(standing: np.ndarray, quality: np.ndarray, when: np.ndarray, ids: list[str]) -> np.ndarray:
+    """uint64[n], ascending in the order in which documents would stay, as far as 64 bits tell.
+
+    Two bits for how they stand, 16 for quality (as a bfloat16), 26 for the minute, 20 for the beginning of the id.
+    """
+    bits = quality.astype(np.float32).view(np.uint32)
+    ascending = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)) >> 16
+    key = standing.astype(np.uint64)
+    key = key << np.uint64(16) | (np.uint32(0xFFFF) - ascending).astype(np.uint64)
+    key = key << np.uint64(26) | when.astype(np.uint64)
+    return key << np.uint64(20) | np.array([int(one[:5], 16) for one in ids], np.uint64)
+
+
+def unjudged_order(run: Run, part: Part, quality: str | None) -> np.ndarray:
+    """uint64[n]: the order of a part's documents, whatever rules say of them."""
+    labels = run.table(part.key, ["id", "timestamp"])
+    standing = np.full(part.documents, EARLIER if part.run else STANDING)
+    return order_keys(standing, qualities(run, part, quality), minutes(labels["timestamp"]), labels["id"].to_pylist())
