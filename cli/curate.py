@@ -15,6 +15,14 @@ Recipe = Annotated[str, typer.Option("--recipe", help="A shipped recipe by name,
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one thing of the recipe.")
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", min=0.05, max=0.99, help="Jaccard similarity of near-duplicates: sets bands and rows."),
+]
+Against = Annotated[
+    list[str] | None,
+    typer.Option("--against", metavar="RUN", help="An earlier run; what it kept is not kept again. May be repeated."),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes at work; default: one for each CPU.")]
 InProcess = Annotated[bool, typer.Option("--in-process", help="Do everything in this process, without Ray.")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster to work on, or auto.")]
@@ -34,6 +42,8 @@ def run(
     output: Annotated[str, typer.Option("--output", metavar="RUN", help="The run directory, local or remote.")],
     recipe: Recipe = "fineweb",
     settings: Settings = None,
+    threshold: Threshold = None,
+    against: Against = None,
     workers: Workers = None,
     in_process: InProcess = False,
     ray: Ray = None,
@@ -49,7 +59,9 @@ def run(
 
     from ..curate.pipeline import curate
 
-    chosen = _recipe(recipe, settings)
+    chosen = _recipe(recipe, _duplicates(settings, threshold, against))
+    if threshold is not None:
+        _tell_curve(chosen)
     work = WorkOptions(workers=workers, in_process=in_process, ray=ray, unit_timeout=unit_timeout)
     folder = Folder(output)
     result = curate(inputs, folder, recipe, chosen, work, Progress(folder, quiet), fresh)
@@ -61,6 +73,8 @@ def decide(
     run: RunFolder,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Another recipe; default: the run's own.")] = None,
     settings: Settings = None,
+    threshold: Threshold = None,
+    against: Against = None,
     corpus: Annotated[bool, typer.Option(help="Write the corpus too; --no-corpus leaves none.")] = True,
     workers: Workers = None,
     in_process: InProcess = False,
@@ -77,7 +91,9 @@ def decide(
     from ..curate.run import Run
 
     folder = Folder(run)
-    name, chosen = _changed(Run(folder), recipe, settings)
+    name, chosen = _changed(Run(folder), recipe, _duplicates(settings, threshold, against))
+    if threshold is not None:
+        _tell_curve(chosen)
     work = WorkOptions(workers=workers, in_process=in_process, ray=ray)
     result = pipeline.decide(folder, name, chosen, work, Progress(folder, quiet), corpus)
     _finish(result, run, as_json)
@@ -169,6 +185,32 @@ def _recipe(name: str, settings: list[str] | None) -> "CurateRecipe":
     return load_recipe(CurateRecipe, name, PACKAGE, settings or ())
 
 
+def _duplicates(settings: list[str] | None, threshold: float | None, against: list[str] | None) -> list[str]:
+    """The settings, with what the options on duplicates stand for before them."""
+    import json
+
+    from tilth.storage import Folder
+
+    chosen = []
+    if threshold is not None:
+        chosen = [f"dedup.threshold={threshold}", f"dedup.verify={threshold}"]
+    if against:
+        chosen.append(f"dedup.against={json.dumps([Folder(run).url for run in against])}")
+    return [*chosen, *(settings or [])]
+
+
+def _tell_curve(recipe: "CurateRecipe") -> None:
+    """How probably a pair of texts of some similarity will be compared."""
+    from ..curate.dedup.minhash import curve
+
+    bands, rows = recipe.dedup.banding(recipe.labels.minhash.permutations)
+    typer.echo(
+        f"{bands} bands of {rows} rows: Jaccard similarity of two texts, and the probability to be compared", err=True
+    )
+    for jaccard, probability in curve(bands, rows):
+        typer.echo(f"  {jaccard:.2f}  {probability:6.4f}  {'#' * round(40 * probability)}", err=True)
+
+
 def _changed(run: Any, recipe: str | None, settings: list[str] | None) -> "tuple[str, CurateRecipe]":
     """The run's own recipe with the settings, or another recipe's rules on the run's own labels."""
     from tilth.recipe import changed
@@ -178,7 +220,7 @@ def _changed(run: Any, recipe: str | None, settings: list[str] | None) -> "tuple
     own = run.request["recipe"]
     if recipe:
         other = _recipe(recipe, None).model_dump(mode="json", by_alias=True)
-        own = {**own, **{part: other[part] for part in ("description", "rules", "clean", "corpus")}}
+        own = {**own, **{part: other[part] for part in ("description", "dedup", "rules", "clean", "corpus")}}
     return recipe or run.name, changed(CurateRecipe, own, settings or (), recipe or run.name)
 
 

@@ -55,6 +55,7 @@ def curate(
     rundir.refuse_foreign(output)
     planned = plan(inputs, recipe.read, output.url)
     Labeller(recipe.labels)  # a model or list that is none is told before anything is written
+    _check_earlier(recipe, output)
     with Engine(work, progress) as engine, output.lock():
         if fresh:
             rundir.start_over(output, COMMAND)
@@ -80,6 +81,7 @@ def decide(
                 f"{output.url}: `decide` changes rules, dedup, clean and corpus, not {', '.join(changed)}: "
                 "use `tilth curate label` for labels, another run for the rest"
             )
+        _check_earlier(recipe, output)
         request = {**run.request, "recipe": recipe.model_dump(mode="json", by_alias=True)}
         rundir.write(output, COMMAND, request, name)
         return _finish(Run(output), engine, {}, corpus)
@@ -121,6 +123,13 @@ def relabel(
         settled.pop("relabelling", None)
         rundir.write(output, COMMAND, settled, run.name)
         return _finish(Run(output), engine, failed)
+
+
+def _check_earlier(recipe: CurateRecipe, output: Folder) -> None:
+    if recipe.dedup.against:
+        from .dedup.passes import earlier_runs
+
+        earlier_runs(recipe, output)
 
 
 def _check_families(run: Run, families: Sequence[str], recipe: CurateRecipe) -> None:

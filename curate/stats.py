@@ -1,15 +1,20 @@
 """What a run came to: figures that add up over units, and samples to look at."""
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tilth.ledger import total
+from tilth.ledger import Ledger, total
 from tilth.rundir import version
 
+from .clean import REPEATED
+
 from .decide import bins
+from .dedup.options import COPY_LABELS, PASSAGE_LABELS, URL_LABELS
 from .recipe import CurateRecipe, label_types
 from .rules import Rule, shown
 from .run import Run
@@ -17,6 +22,14 @@ from .run import Run
 SAMPLES = 10  # of what is kept, of what each rule dropped, of each reason of failure
 EXCERPT = 600  # characters of a sample's text
 LANGUAGES = DOMAINS = 30
+CLUSTERS = 10  # the largest
+KINDS = {  # what a rule on a label drops: counted of all documents under that name, by the pass that finds duplicates
+    "exact": ("copies", {"dup.copy_of"}),
+    "url": ("url", {*URL_LABELS}),
+    "near": ("near", {*COPY_LABELS} - {"dup.copy_of"}),
+    "passages": ("repeated", {*PASSAGE_LABELS}),
+}
+AUDIT = "dedup/audit.json"
 
 
 def collect(run: Run, passes: Mapping[str, Iterable[Mapping[str, Any]]], inputs: list[str]) -> dict[str, Any]:
@@ -49,6 +62,7 @@ def collect(run: Run, passes: Mapping[str, Iterable[Mapping[str, Any]]], inputs:
             {"rule": rule, "lines": lines, "documents": corpus["touched"][rule]}
             for rule, lines in sorted(corpus.get("lines", {}).items(), key=lambda item: (-item[1], item[0]))
         ],
+        "duplicates": _duplicates(run, per_rule, corpus) if decide else None,
         "histograms": _histograms(run.recipe, decide.get("histograms", {})),
         "languages": _languages(decide.get("languages", {})),
         "domains": _domains(run),
@@ -58,6 +72,7 @@ def collect(run: Run, passes: Mapping[str, Iterable[Mapping[str, Any]]], inputs:
 def samples(run: Run) -> dict[str, Any]:
     """Documents to look at: ids are hashes, so the smallest ids are a random draw, and the same one every time."""
     kept: list[dict[str, Any]] = []
+    clusters: list[dict[str, Any]] = []
     dropped: dict[str, list[dict[str, Any]]] = {rule: [] for rule in run.recipe.rules}
     decisions = run.dataset("decisions")
     if decisions is not None:
@@ -73,6 +88,7 @@ def samples(run: Run) -> dict[str, Any]:
         for row in picked:
             sample = _sample(row, texts[row["id"]])
             (kept if row["kept"] else dropped[row["rule"]]).append(sample)
+        clusters = _clusters(run)
     failed: dict[str, list[dict[str, Any]]] = {}
     failures = run.dataset("failures")
     if failures is not None:
@@ -86,7 +102,8 @@ def samples(run: Run) -> dict[str, Any]:
         ).to_pylist()
         for row in rows:
             failed.setdefault(row["reason"], []).append(row)
-    return {"kept": kept, "dropped": {rule: found for rule, found in dropped.items() if found}, "failed": failed}
+    dropped = {rule: found for rule, found in dropped.items() if found}
+    return {"kept": kept, "dropped": dropped, "failed": failed, "clusters": clusters}
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -150,6 +167,104 @@ def _step(step: str, kind: str, documents: int, size: int, removed: int, gone: i
     }
 
 
+def audit_basis(run: Run) -> str:
+    """Hash of what an audit of the duplicates speaks of: their labels, and what makes two texts alike."""
+    labels = [
+        (key, [file["sha256"] for file in record["files"]])
+        for key, record in Ledger(run.folder, "dedup-duplicates").records().items()
+    ]
+    options = run.recipe.labels.minhash
+    basis = (labels, run.recipe.dedup.verify, options.unit, options.ngram)
+    return hashlib.sha256(repr(basis).encode()).hexdigest()
+
+
+def _duplicates(run: Run, rules: list[dict[str, Any]], corpus: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What each kind of duplicate came to; None where none were looked for."""
+    if not run.recipe.labels.measured("dup"):
+        return None
+    found = total(
+        _counts(run, "dedup-duplicates", ("documents", "copies", "near", "url", "repeated", "repeated_chars"))
+    )
+    sizes = total(one["sizes"] for one in _counts(run, "dedup-chosen", ["sizes"]))
+    kinds = []
+    for kind, (count, labels) in KINDS.items():
+        own = [rule for rule in rules if rule["label"] in labels]
+        removed = {name: sum(rule[name] for rule in own) for name in ("decided", "decided_bytes")}
+        kinds.append(
+            {"kind": kind, "rules": [rule["rule"] for rule in own], "labelled": found.get(count, 0), **removed}
+        )
+    return {
+        "kinds": kinds,
+        "repeated_chars": found.get("repeated_chars", 0),
+        "cut": {
+            "passages": corpus.get("lines", {}).get(REPEATED, 0),
+            "documents": corpus.get("touched", {}).get(REPEATED, 0),
+        },
+        "sizes": [
+            {"least": int(least), **counts} for least, counts in sorted(sizes.items(), key=lambda item: int(item[0]))
+        ],
+        "largest": _largest(run),
+        "verify": run.recipe.dedup.verify,
+        "audit": _audit(run),
+    }
+
+
+def _counts(run: Run, name: str, keys: Iterable[str]) -> Iterator[dict[str, int]]:
+    """Some counts of each unit of a pass."""
+    for record in Ledger(run.folder, name).records().values():
+        yield {key: record["counts"][key] for key in keys}
+
+
+def _audit(run: Run) -> dict[str, Any] | None:
+    """The figures of `tilth curate audit`; None where there are none, or they speak of other duplicates."""
+    if not run.folder.exists(AUDIT):
+        return None
+    figures = orjson.loads(run.folder.read(AUDIT))
+    return figures if figures.pop("basis") == audit_basis(run) else None
+
+
+def _largest(run: Run) -> list[dict[str, Any]]:
+    """The largest clusters; each part of the run tells its own."""
+    if not run.recipe.labels.measured("dup"):
+        return []
+    found = [one for counts in _counts(run, "dedup-chosen", ["largest"]) for one in counts["largest"]]
+    ranked = sorted(found, key=lambda one: (-one["size"], one["cluster"]))
+    return ranked[:CLUSTERS]
+
+
+def _clusters(run: Run) -> list[dict[str, Any]]:
+    """Of the largest clusters: the document that stands for most of the others, and the two least like it."""
+    largest, labels = _largest(run), run.dataset("dedup/labels")
+    if labels is None or not largest:
+        return []
+    rows = _query(
+        labels,
+        """
+        WITH members AS (SELECT id, cluster, near_of, similarity FROM data WHERE cluster IN (SELECT unnest(?))),
+        leads AS (
+            SELECT cluster, near_of AS lead, count(*) AS standing FROM members WHERE near_of != '' GROUP BY ALL
+            QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY standing DESC, lead) = 1
+        )
+        SELECT cluster, lead, standing, id, similarity FROM leads JOIN members USING (cluster) WHERE near_of = lead
+        QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY similarity, id) <= 2 ORDER BY cluster, similarity, id
+        """,
+        [[one["cluster"] for one in largest]],
+    ).to_pylist()
+    ids = list(dict.fromkeys(one for row in rows for one in (row["lead"], row["id"])))
+    texts, decisions = _documents(run, ids), _decisions(run, ids)
+    found = []
+    for one in largest:
+        members = [row for row in rows if row["cluster"] == one["cluster"]]
+        lead = members[0]["lead"] if members else ""  # what an earlier run kept has no text here
+        others = [
+            _sample(decisions[row["id"]], texts[row["id"]]) | {"similarity": row["similarity"]} for row in members
+        ]
+        stays = [_sample(decisions[lead], texts[lead]) | {"similarity": None}] if lead in texts else []
+        standing = members[0]["standing"] if members else 0
+        found.append(one | {"lead": lead, "standing": standing, "members": [*stays, *others]})
+    return found
+
+
 def _histograms(recipe: CurateRecipe, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How the documents that each rule speaks of lie on its label."""
     types = label_types()
@@ -193,6 +308,12 @@ def _documents(run: Run, ids: list[str]) -> dict[str, dict[str, Any]]:
     columns = ["id", "url", "title", "text"]
     wanted = pc.field("id").isin(ids) & (pc.field("id") <= max(ids))  # the second half is what row groups are told by
     rows = dataset.to_table(columns=columns, filter=wanted).to_pylist()
+    return {row["id"]: row for row in rows}
+
+
+def _decisions(run: Run, ids: list[str]) -> dict[str, dict[str, Any]]:
+    dataset = run.dataset("decisions")
+    rows = dataset.to_table(filter=pc.field("id").isin(ids)).to_pylist() if dataset is not None and ids else []
     return {row["id"]: row for row in rows}
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,9 +21,12 @@ from ..run import Run
 from .census import Census, Part, kept
 from .exact import firsts, halves
 from .near import CLUSTERED, CLUSTERS, PAIRS
-from .order import minutes, qualities
+from .order import UNKNOWN, minutes, qualities
+from .shingle import compiled
 from .shuffle import Dealer, column, gathered, ranges
 from .stages import passing
+
+LARGEST = 10  # clusters that a partition names
 
 MEMBERS, CHOSEN = "dedup/members", "dedup/chosen"
 ADDRESSES, ADDRESSED = "dedup/addresses", "dedup/addressed"
@@ -105,7 +107,7 @@ class AddressWorker:
                 if part.run:
                     present &= ranked["passes"].to_numpy(zero_copy_only=False)
                 chosen = np.flatnonzero(present)
-                key, check = halves([xxhash.xxh3_128_hexdigest(texts[index]) for index in chosen.tolist()])
+                key, check = halves([xxhash.xxh3_128_hexdigest(texts[index].encode()) for index in chosen.tolist()])
                 table = ranked.take(chosen).append_column("key", pa.array(key)).append_column("check", pa.array(check))
                 dealer.add(table, ranges(key, self._count))
         return {"addresses": dealer.rows}
@@ -125,8 +127,7 @@ class AddressedWorker:
         table = gathered(census.folders[0], ADDRESSES, self._sources, payload, self._count, ADDRESS)
         if self._newest:
             minute = column(table, "minute")
-            known = minute < minute.max(initial=0)
-            table = table.set_column(4, "minute", pa.array(np.where(known, -minute, minute)))
+            table = table.set_column(4, "minute", pa.array(np.where(minute < UNKNOWN, -minute, minute)))
             table = table.set_column(3, "quality", pa.array(np.zeros(len(table))))
         table = table.take(order_of(table, census.own))
         key, check = column(table, "key"), column(table, "check")
@@ -203,7 +204,21 @@ class ChooseWorker:
         chosen = choose(members.take(order_of(members, census.own)), pairs, census.own)
         with Dealer(outbox.file(CHOSEN, len(chosen), ".arrow"), CHOICE, len(census.groups)) as dealer:
             dealer.add(chosen, census.group_of(column(chosen, "document")))
-        return {"members": len(chosen)}
+        return {"members": len(chosen), **_clusters(chosen)}
+
+
+def _clusters(chosen: pa.Table) -> dict[str, Any]:
+    """How many clusters there are of each size, by the least of a range of sizes, and the largest of them."""
+    found = chosen.group_by("cluster").aggregate([("size", "max")])
+    ranked = found.sort_by([("size_max", "descending"), ("cluster", "ascending")]).slice(0, LARGEST)
+    sizes: dict[str, dict[str, int]] = {}
+    for size, count in zip(*np.unique(column(found, "size_max"), return_counts=True), strict=True):
+        least = size if size <= 4 else (1 << int(size - 1).bit_length() - 1) + 1  # 5 to 8, 9 to 16, ...
+        one = sizes.setdefault(str(least), {"clusters": 0, "documents": 0})
+        one["clusters"] += int(count)
+        one["documents"] += int(count * size)
+    largest = [{"cluster": row["cluster"], "size": row["size_max"]} for row in ranked.to_pylist()]
+    return {"sizes": sizes, "largest": largest}
 
 
 def choose(members: pa.Table, pairs: pa.Table, own: int) -> pa.Table:
@@ -255,8 +270,8 @@ def _adjacency(
     return np.searchsorted(ends[rank], np.arange(count + 1)), others[rank], np.concatenate([values, values])[rank]
 
 
-@numba.njit(cache=True)
-def _dominating(starts, neighbours, values, fixed):  # pragma: no cover
+@compiled
+def _dominating(starts, neighbours, values, fixed):
     """For vertices in the order in which they would stay: the one that stands for each, and the value of that edge.
 
     A vertex stands for itself unless a neighbour does already; one that is `fixed` always does.

@@ -11,12 +11,13 @@ components in MapReduce and beyond", section 3), until each document hangs on th
 No pass adds edges. Each that changes anything lowers the sum of all ends, so that the rounds end; where neither
 changes anything, a document has one smaller neighbour, which has none: a star, whose centre is the smallest.
 
-Memory. `components` holds 75 bytes an edge and 25 a node beside the 16 bytes an edge that it is given, so a partition
-of e edges that meets n nodes needs about 90 e + 25 n bytes, ON_ONE_NODE edges 0.4 GB. A large pass holds the edges of
-larger ends in a partition, 16 bytes each and 60 while they are sorted, and streams the rest: a document with 10^8
-neighbours costs time, but no memory. For 10^9 documents and 2 x 10^9 edges: 1000 partitions of 2 x 10^6 edges and up to
-10^6 nodes, 0.2 GB each, whatever the number of workers. On disk a pass leaves 16 bytes an edge (small: 32), and goes
-when the next stands: at most 48 bytes an edge, 96 GB. The result is 120 files, at most 16 bytes a document.
+Memory. `components` and `forest` hold 40 bytes an edge and 24 a node beside the 16 an edge that they are given, so
+that a partition of e edges between n nodes takes 56 e + 24 n bytes, and ON_ONE_NODE edges at most 0.4 GB. A large pass
+holds 16 bytes for each edge whose larger end is the partition's, 72 while it sorts them, and streams those that it
+hangs: a document with 10^8 neighbours costs time, but no memory. What is dealt adds a few times `shuffle.BUDGET`.
+10^9 documents with 2 x 10^9 edges make 1000 partitions of 2 x 10^6 edges and at most 4 x 10^6 nodes, 0.2 GB each. On
+disk a pass leaves 16 bytes an edge (small: 32) and goes when the next one stands: at most 48 bytes an edge, 96 GB. The
+result is 120 files with at most 16 bytes a document.
 """
 
 import hashlib
@@ -97,7 +98,8 @@ def _compacted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = values.ravel()
     order = np.argsort(flat, kind="stable")
     ranked = flat[order]
-    new = np.diff(ranked, prepend=-1) != 0
+    new = np.ones(len(flat), bool)
+    np.not_equal(ranked[1:], ranked[:-1], out=new[1:])
     distinct = ranked[new]
     del ranked
     places = np.empty(len(flat), np.int32)
@@ -319,9 +321,9 @@ def _units(step: Step, edges: Mapping[str, int]) -> list[Unit]:
 def _file_groups(edges: Mapping[str, int], most: int) -> list[Unit]:
     """Groups of files, in the order of their names, that have up to `most` edges or are one file."""
     groups: list[list[str]] = []
-    held = most
+    held = 0
     for name, rows in sorted(edges.items()):
-        if held + rows > most:
+        if not groups or held + rows > most:
             groups.append([])
             held = 0
         groups[-1].append(name)
@@ -375,9 +377,9 @@ def _save(outbox: Outbox, place: str, suffix: str, nodes: np.ndarray, found: np.
 
 
 def _groups(file: pq.FileMetaData, low: int, high: int) -> list[int]:
-    """Row groups that may have nodes in [low, high)."""
+    """Row groups that may have nodes in [low, high); one without rows has no statistics."""
     spans = [file.row_group(group).column(0).statistics for group in range(file.num_row_groups)]
-    return [group for group, span in enumerate(spans) if span.min < high and span.max >= low]
+    return [group for group, span in enumerate(spans) if span and span.min < high and span.max >= low]
 
 
 def _array(batch: pa.RecordBatch) -> np.ndarray:

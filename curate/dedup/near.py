@@ -197,7 +197,8 @@ class VerifyWorker:
         folder = self._census.folders[0]
         pairs = gathered(folder, CANDIDATES, self._sources, payload, self._count, EDGE)
         links = gathered(folder, LINKS, self._sources, payload, self._count, COPY)
-        edges = np.unique(np.stack([column(pairs, "a"), column(pairs, "b")], axis=1), axis=0)
+        edges = completed(np.stack([column(pairs, "a"), column(pairs, "b")], axis=1))
+        edges = edges[edges[:, 0] < self._census.own]
         sets = _Sets(dealt(folder, SETS, self._sources, payload, self._count))
         similarity = sets.jaccards(edges)
         true = similarity >= self._verify
@@ -211,6 +212,18 @@ class VerifyWorker:
         with Dealer(outbox.file(CLUSTERS, len(clusters), ".arrow"), CLUSTERED, len(self._census.groups)) as dealer:
             dealer.add(clusters, self._census.group_of(column(clusters, "document")))
         return {"candidates": len(edges), "pairs": len(table), "clustered": len(clusters)}
+
+
+def completed(edges: np.ndarray) -> np.ndarray:
+    """int64[m, 2], sorted: candidate pairs, and of components of up to FIRST_OF_BUCKET documents all other pairs too.
+
+    Two texts that meet in no bucket often have a neighbour in common; to compare them costs next to nothing.
+    """
+    nodes, root = components(edges)
+    _, of_root, size = np.unique(root, return_inverse=True, return_counts=True)
+    small = size[of_root] <= FIRST_OF_BUCKET
+    pairs = candidates(root[small], nodes[small], nodes[small])
+    return np.unique(np.concatenate([edges, pairs]), axis=0)
 
 
 def _clusters(edges: np.ndarray, copies: np.ndarray, nodes: np.ndarray) -> pa.Table:

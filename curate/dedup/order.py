@@ -8,13 +8,13 @@ from .census import Part
 
 _MINUTE = 60 * 10**6
 _FIRST = 10_519_200  # 1990-01-01 in minutes since 1970
-_LAST = 2**26 - 1  # in 2117; where no time is known
+UNKNOWN = 2**26 - 1  # in 2117; where no time is known
 
 
 def minutes(timestamps: pa.ChunkedArray) -> np.ndarray:
-    """int64[n]: minutes since 1990; _LAST where the time is unknown."""
+    """int64[n]: minutes since 1990; UNKNOWN where the time is unknown."""
     values = timestamps.cast(pa.int64()).fill_null(2**62).to_numpy()
-    return np.clip(values // _MINUTE - _FIRST, 0, _LAST)
+    return np.clip(values // _MINUTE - _FIRST, 0, UNKNOWN)
 
 
 def qualities(run: Run, part: Part, label: str | None) -> np.ndarray:

@@ -16,6 +16,7 @@ from tilth.ledger import Ledger
 from tilth.storage import Folder
 from tilth.work import Engine, Outcome, Unit
 
+from ..recipe import CurateRecipe
 from ..run import DUPLICATES, Run
 from . import near
 from .census import Census
@@ -49,7 +50,7 @@ class Passes:
         self._light = light
         self._options = run.recipe.dedup
         self._minhash = run.recipe.labels.minhash
-        earlier = earlier_runs(run)
+        earlier = earlier_runs(run.recipe, run.folder)
         self._census = Census.of(run, earlier)
         self._basis = [run.fingerprint(), *(kept_fingerprint(one) for one in earlier)]
 
@@ -149,14 +150,14 @@ class Passes:
             groups = self._census.units()
             sources = [unit.key for unit in groups]
             units = [Unit(key, place, 1) for place, key in enumerate(keys)]
-            deal = partial(PassageWorker, self._census, self._run.recipe, addressed, chosen)
+            deal = partial(PassageWorker, self._census, self._run.recipe, addressed, chosen, len(keys))
             if options.substrings:
                 self._pass("anchors", groups, partial(deal, None), [ANCHORS], depends)
-                worker = partial(RepeatWorker, self._census, ANCHORS, ANCHORED, sources)
+                worker = partial(RepeatWorker, self._census, ANCHORS, ANCHORED, sources, len(keys))
                 self._pass("anchored", units, worker, [ANCHORED], depends)
             shared = keys if options.substrings else []
             self._pass("passages", groups, partial(deal, shared), [PASSAGES], depends)
-            worker = partial(RepeatWorker, self._census, PASSAGES, REPEATS, sources)
+            worker = partial(RepeatWorker, self._census, PASSAGES, REPEATS, sources, len(keys))
             self._pass("repeats", units, worker, [REPEATS], depends)
         self._drop("anchors", "anchored", "passages")
         return keys
@@ -186,20 +187,22 @@ def find_duplicates(run: Run, engine: Engine, light: bool) -> tuple[str, Mapping
 
     Returns a hash of what the labels depend on, and the units that failed, with reasons.
     """
+    if not any(record["counts"]["documents"] for record in run.documents.values()):
+        return "", {}
     try:
         return Passes(run, engine, light)(), {}
     except Failed as error:
         return "", error.args[0]
 
 
-def earlier_runs(run: Run) -> list[Run]:
+def earlier_runs(recipe: CurateRecipe, output: Folder) -> list[Run]:
     """The earlier runs that a recipe names. Raises UsageError for one that cannot be compared with."""
     found = []
-    for url in run.recipe.dedup.against:
-        earlier = Run(Folder(url))
-        if earlier.folder.url == run.folder.url:
+    for url in recipe.dedup.against:
+        if Folder(url).url == output.url:
             raise UsageError(f"dedup.against: {url} is this run itself")
-        if earlier.recipe.labels.minhash != run.recipe.labels.minhash:
+        earlier = Run(Folder(url))
+        if earlier.recipe.labels.minhash != recipe.labels.minhash:
             raise UsageError(f"dedup.against: {url} has signatures of other labels.minhash; they cannot be compared")
         if not Ledger(earlier.folder, "decide").records():
             raise UsageError(f"dedup.against: {url} has no decisions; finish that run first")

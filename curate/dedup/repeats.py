@@ -60,6 +60,7 @@ class PassageWorker:
         recipe: CurateRecipe,
         addressed: Sequence[str],
         chosen: Sequence[str],
+        count: int,
         anchored: Sequence[str] | None,
     ):
         self._census = census
@@ -68,7 +69,7 @@ class PassageWorker:
         self._addressed = addressed
         self._chosen = chosen
         self._anchored = anchored  # None in the first round
-        self._count = passage_partitions(census)
+        self._count = count
 
     def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
         census, folder, groups = self._census, self._census.folders[0], len(self._census.groups)
@@ -139,12 +140,12 @@ def _by_document(shared: pa.Table, part: Part) -> dict[int, np.ndarray]:
 class RepeatWorker:
     """Finds the passages of one range of keys that stand more than once, with the one that stays marked."""
 
-    def __init__(self, census: Census, source: str, output: str, sources: Sequence[str]):
+    def __init__(self, census: Census, source: str, output: str, sources: Sequence[str], count: int):
         self._census = census
         self._source = source
         self._output = output
         self._sources = sources
-        self._count = passage_partitions(census)
+        self._count = count
 
     def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
         census = self._census

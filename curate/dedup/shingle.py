@@ -6,15 +6,16 @@ shingle is a slice of it and no Python object is made for one. True Jaccard simi
 
 import functools
 import unicodedata
+from collections.abc import Callable
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 from numba import njit
-from pydantic import BaseModel, ConfigDict, Field
 
 from ..segment import UNSPACED, _tables
+from .options import ShingleOptions
 
 # Kinds of a character; what is kept is at least a WORD.
 _SEPARATOR = np.uint8(0)
@@ -32,16 +33,13 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: odd,
 _SHIFT = np.uint64(32)
 
 
-class ShingleOptions(BaseModel):
-    """How a text is cut into shingles."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    unit: Literal["auto", "words", "characters"] = "auto"
-    """What a token is. words: runs of letters, digits and combining marks. characters: each letter or digit with its
-    marks. auto: words, but of scripts without spaces between words, and of Hangul, each character."""
-    ngram: int = Field(default=5, ge=1)
-    """Tokens of a shingle. A shorter text is one shingle."""
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function compiled by numba, once a machine where numba's cache can be written: beside this file or, where
+    that cannot, in the user's cache folder; once a process where neither can."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
 
 
 class Tokens(NamedTuple):
@@ -65,7 +63,7 @@ class Tokens(NamedTuple):
         return self.joined.tobytes().decode().split(" ") if self.size else []
 
     def shingles(self, ngram: int) -> tuple[np.ndarray, np.ndarray]:
-        """int64 twice, where each shingle begins and where it ends in the buffer: `size - ngram + 1` of them; one, of all
+        """Where each shingle begins and where it ends in the buffer (int64): `size - ngram + 1` of them; one, of all
         tokens, where there are fewer than `ngram`; none where there is no token."""
         ngram = min(ngram, self.size)
         if not ngram:
@@ -94,7 +92,7 @@ def _kinds(unit: str) -> np.ndarray:
     return kinds
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _join(text, kinds, buffer, bounds):
     """Writes the tokens of a text in UTF-8 (which may hold surrogates) as `Tokens` holds them; returns their number."""
     end = count = position = 0
@@ -141,10 +139,10 @@ def tokenise(text: str, options: ShingleOptions) -> Tokens:
 
 def text_key(tokens: Tokens) -> str:
     """32 hexadecimal digits, the xxh3_128 of the tokens joined by spaces; empty where there is no token."""
-    return xxhash.xxh3_128_hexdigest(tokens.joined) if tokens.size else ""
+    return xxhash.xxh3_128_hexdigest(tokens.joined.data) if tokens.size else ""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shingle_hashes(joined, bounds, ngram):
     """uint64, a hash of each shingle. Every step is a bijection of the running hash and of the value taken in."""
     tokens = np.empty(len(bounds) - 1, np.uint64)
@@ -171,7 +169,7 @@ def shingle_set(text: str, options: ShingleOptions) -> np.ndarray:
     return hashes[np.append(True, hashes[1:] != hashes[:-1])]  # np.unique takes ten times as long
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def jaccards(values, offsets, left, right):
     """float64[pairs], the Jaccard similarity of sets `left[i]` and `right[i]`, 0.0 where both are empty. Set k is the
     slice `values[offsets[k] : offsets[k + 1]]`, sorted and each value once."""

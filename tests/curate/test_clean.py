@@ -1,5 +1,7 @@
 """Line rules: what labels announce is what the text becomes, in datatrove's order."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -152,3 +154,85 @@ def test_addresses_go_and_their_words_with_them():
     assert "garden.example" not in cleaned_text
     assert counts == {"refinedweb-url": 1}
     assert measure([text], ["refinedweb-url"])["words"].tolist() == [len(cleaned_text.split())]
+
+
+def edges(text, places):
+    """Sorted spans without overlap, between places taken two at a time."""
+    places = sorted({min(place, len(text)) for place in places})
+    return list(zip(places[::2], places[1::2], strict=False))
+
+
+def outside(text, spans):
+    """What stands outside the spans, line breaks included, character by character."""
+    cut = {at for start, end in spans for at in range(start, end)}
+    return "".join(character for at, character in enumerate(text) if at not in cut or character == "\n")
+
+
+ANY = st.one_of(TEXT, st.text(" \n\t\u3000\r\u2028ab.中ดี\0\ud800", max_size=60))
+PLACES = st.lists(st.integers(0, 100), max_size=10)
+
+
+@settings(max_examples=300)
+@given(ANY, PLACES)
+def test_a_cut_takes_the_spans_and_nothing_else_that_is_visible(text, places):
+    spans = edges(text, places)
+    left, counts = clean(text, [0] * (text.count("\n") + 1), (), spans)
+    expected = ["".join(line.split()) for line in outside(text, spans).split("\n")]
+    assert ["".join(line.split()) for line in left.split("\n") if line.strip()] == list(filter(None, expected))
+    assert counts.get("repeated", 0) == sum(bool(text[start:end].strip()) for start, end in spans)
+    rest = iter(text)
+    assert all(character in rest for character in left)  # in this order
+
+
+@given(ANY, PLACES, st.lists(st.sampled_from(RULES), unique=True))
+def test_spans_of_nothing_visible_change_nothing(text, places, rules):
+    flags = lines(segment(text)).flags
+    blank = [(start, end) for start, end in edges(text, places) if not text[start:end].strip()]
+    assert clean(text, flags, rules, blank) == clean(text, flags, rules)
+
+
+@given(st.lists(st.sampled_from(["one", "two,", "  ", "\n", "three."]), max_size=20), st.sets(st.integers(0, 19)))
+def test_words_beside_a_cut_stay_words(words, cut):
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
+    spans = [(starts[at], starts[at] + len(word)) for at, word in enumerate(words) if at in cut]
+    text = " ".join(words)
+    left, _ = clean(text, [0] * (text.count("\n") + 1), (), spans)
+    assert left.split() == [word for at, word in enumerate(words) if at not in cut and word.strip()]
+
+
+@settings(max_examples=200)
+@given(TEXT, st.sets(st.integers(0, 40)), st.lists(st.sampled_from(RULES), unique=True))
+def test_rules_see_the_flags_of_the_lines_that_a_cut_leaves(text, cut, rules):
+    flags = lines(segment(text)).flags
+    spans = [word.span() for number, word in enumerate(re.finditer(r"\S+", text)) if number in cut]
+    left, counts = clean(text, flags, rules, spans)
+    rest = outside(text, spans)
+    expected, counted = clean(
+        rest, [bits if line.strip() else 0 for line, bits in zip(rest.split("\n"), flags, strict=True)], rules
+    )
+    assert [line.split() for line in left.split("\n") if line] == [
+        line.split() for line in expected.split("\n") if line
+    ]
+    assert counts == counted | ({"repeated": len(spans)} if spans else {})
+
+
+@pytest.mark.parametrize(
+    ("text", "passages", "left"),
+    [
+        ("First. The same. Last.", ["The same."], "First. Last."),
+        ("The same. Last.", ["The same."], "Last."),
+        ("First. The same.", ["The same."], "First."),
+        ("  - The same. Last.", ["The same."], "  - Last."),
+        ("First. The same. Last.", [" The same. "], "First. Last."),  # white space of the span's own is no loss
+        ("A b c d e.", ["b", "d"], "A c e."),
+        ("One.\nThe same\nline. Two.\n\nThree.", ["same\nline."], "One.\nThe\nTwo.\n\nThree."),
+        ("One.\n\nThe same.\n\nTwo.", ["The same."], "One.\n\nTwo."),
+        ("One.\nThe same.\nTwo.", ["The same."], "One.\nTwo."),
+        ("The same.\n\nas ever.", ["The same.\n\nas ever."], ""),
+        ("今天下雨。欢迎关注我们。明天晴。", ["欢迎关注我们。"], "今天下雨。明天晴。"),
+        ("ฝนตกวันนี้ สงวนลิขสิทธิ์ พรุ่งนี้แดดออก", ["สงวนลิขสิทธิ์"], "ฝนตกวันนี้ พรุ่งนี้แดดออก"),
+    ],
+)
+def test_what_a_cut_leaves_reads_on(text, passages, left):
+    spans = [(text.index(passage), text.index(passage) + len(passage)) for passage in passages]
+    assert clean(text, [0] * (text.count("\n") + 1), (), spans) == (left, {"repeated": len(spans)})
