@@ -8,7 +8,8 @@ the worst that rounds can meet. Edges of one cluster lie in many files, as those
 once with scipy; forests of groups of files, joined by one worker; and rounds of small and large stars, with so many
 edges a partition. Each runs in a process of its own, one unit after the other; all must find the same.
 
---edges 100000000 takes 9 GB of memory; rounds take some 40 CPU seconds each there, and 2 to 17 of them with the path.
+--edges 100000000 takes 6 GB of memory for the first two ways. At 10^7 edges a round takes 0.35 to 0.5 CPU microseconds
+an edge; there are 15 rounds with the path of 10^6 documents, 5 without it.
 """
 
 import argparse

@@ -30,7 +30,7 @@ class Shape(NamedTuple):
     """What a corpus is like, whatever its size: half of its documents stand alone, half in clusters."""
 
     documents: int
-    length: float = 5200  # bytes of a document, on average
+    length: float = 3650  # bytes that end a document, on average; it goes on to the end of the paragraph
     seed: int = 0
 
 
@@ -41,7 +41,8 @@ class Corpus:
         self._shape = shape
         known: dict[str, int] = {}
         self._paragraphs = [
-            np.array([known.setdefault(piece, len(known)) for piece in pieces], np.int32) for pieces in _paragraphs(text)
+            np.array([known.setdefault(piece, len(known)) for piece in pieces], np.int32)
+            for pieces in _paragraphs(text)
         ]
         if not self._paragraphs:
             raise SystemExit(f"{text}: no paragraph of {_SHORTEST} characters in a *.txt or *.jsonl, plain or *.gz")
@@ -63,7 +64,7 @@ class Corpus:
         return sizes
 
     def write(self, place: Path) -> int:
-        """All documents in random order as JSON lines of `id`, `text` and `cluster`; returns the bytes of their text."""
+        """All documents in random order as JSON lines of id, text and cluster; returns the bytes of their text."""
         documents = [(cluster, number) for cluster, size in enumerate(self.sizes) for number in range(size)]
         order = np.random.default_rng([self._shape.seed, 1]).permutation(len(documents))
         total = 0
@@ -134,7 +135,7 @@ def _texts(folder: Path) -> Iterator[str]:
 
 
 def shingles(text: str, ngram: int = 5) -> set[tuple[str, ...]]:
-    """Runs of so many tokens (words, characters of Chinese, Japanese and Korean), in lower case; a shorter text is one."""
+    """Runs of tokens (words; characters of Chinese, Japanese and Korean) in lower case; a shorter text is one."""
     tokens = _TOKEN.findall(text.lower())
     return {tuple(tokens[at : at + ngram]) for at in range(max(1, len(tokens) - ngram + 1))} if tokens else set()
 
@@ -155,7 +156,8 @@ def agreement(found: Mapping[str, Hashable], truth: Mapping[str, Hashable]) -> A
     """Of the closure, what removal acts on: all pairs within a group count. Both map ids to groups."""
     both = pairs_of(Counter((found[one], truth[one]) for one in truth).values())
     return Agreement(
-        both / max(1, pairs_of(Counter(truth.values()).values())), both / max(1, pairs_of(Counter(found.values()).values()))
+        both / max(1, pairs_of(Counter(truth.values()).values())),
+        both / max(1, pairs_of(Counter(found.values()).values())),
     )
 
 

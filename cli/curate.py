@@ -152,6 +152,37 @@ def why(
         print("\n\n".join(told(story) for story in found))
 
 
+@app.command("audit", epilog="Example: tilth curate audit run/ --documents 2000")
+def audit(
+    run: RunFolder,
+    documents: Annotated[
+        int, typer.Option("--documents", min=1, max=100_000, help="Documents to draw for each of the two measures.")
+    ] = 1000,
+    workers: Workers = None,
+    in_process: InProcess = False,
+    ray: Ray = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure recall and precision of the search for near-duplicates on a sample, and tell it in the report."""
+    from tilth.progress import Progress
+    from tilth.storage import Folder
+    from tilth.work import WorkOptions
+
+    from ..curate import pipeline
+
+    folder = Folder(run)
+    work = WorkOptions(workers=workers, in_process=in_process, ray=ray)
+    result = pipeline.audit(folder, documents, work, Progress(folder, quiet))
+    if result.failed:
+        _finish(result, run, as_json)
+    elif as_json:
+        _print_json({"run": run, **result.stats})
+    else:
+        print(audited(result.stats))
+        print(f"report: {run.rstrip('/')}/report.html")
+
+
 @app.command("report", epilog="Example: tilth curate report run/")
 def report(run: RunFolder) -> None:
     """Write stats.json and report.html of a finished run anew."""
@@ -253,6 +284,28 @@ def summary(stats: dict[str, Any]) -> str:
     if not totals["documents"] and stats["failures"]:
         most = stats["failures"][0]
         rows.append(f"no document came of it; most records failed with {most['reason']}, for example {most['example']}")
+    return "\n".join(rows)
+
+
+def audited(figures: dict[str, Any]) -> str:
+    """What an audit came to as a short table."""
+
+    def row(name: str, share: dict[str, Any], clusters: int) -> str:
+        if share["share"] is None:
+            return f"  {name:<32}no pairs"
+        interval = f"{share['low']:.4f} to {share['high']:.4f}"
+        return f"  {name:<32}{share['share']:.4f}  {interval}{share['of']:>9}{clusters:>10}"
+
+    rows = [f"{'':<34}{'share':<8}{'95 % interval':<16}{'of pairs':>11}{'clusters':>10}"]
+    for one in figures["recall"]:
+        rows.append(f"recall, pairs of similarity {one['threshold']:g} and more")
+        rows.append(row("in one cluster", one["clustered"], one["clusters"]))
+        rows.append(row("not both kept", one["resolved"], one["clusters"]))
+    rows.append(f"precision, similarity {figures['verify']:g} and more")
+    pairs = figures["precision"]
+    rows.append(row("dropped, and what stands for it", pairs["representative"], pairs["representative"]["clusters"]))
+    rows.append(row("two of one cluster", pairs["cluster"], pairs["cluster"]["clusters"]))
+    rows.append("pairs of one cluster depend on each other: with few clusters, intervals are too narrow")
     return "\n".join(rows)
 
 

@@ -1,28 +1,28 @@
 """The corpus: what is kept, cleaned by the line rules, in shards ordered by id, with all labels.
 
 A shard is a range of ids, and every unit of the first pass has documents for every shard. So what is kept is first
-dealt out: groups of units write one Arrow file each, with one batch a shard, and a shard then reads its batch of every
-group. Each document is read twice and written twice, however many there are; with g groups and s shards g times s
-batches are read, which for a terabyte are 16 million of 64 kB.
+dealt to them, and a shard then sorts what it got. Each document is read twice and written twice, however many there
+are; a worker holds one unit's documents, or some row groups of a shard.
 """
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tilth.ledger import total
 from tilth.work import Outbox, Unit
 
 from .clean import clean
 from .dedup.options import DERIVED
+from .dedup.shuffle import Dealer, dealt, ranges
 from .documents import ROW_GROUP
 from .label import schema
 from .recipe import CurateRecipe
@@ -38,11 +38,6 @@ IN_CORPUS = ("cluster", "size")  # what a document tells of its duplicates there
 def shard_count(kept_bytes: int, shard_bytes: int) -> int:
     """So many shards that one holds about `shard_bytes` of text."""
     return max(1, -(-kept_bytes // shard_bytes))
-
-
-def edges(count: int) -> list[str]:
-    """Where each of `count` equal ranges of ids begins, and where the last ends. Ids are hashes and spread evenly."""
-    return ["", *(f"{(index << 128) // count:032x}" for index in range(1, count)), "g"]
 
 
 def deals(kept_bytes: Mapping[str, int]) -> list[Unit]:
@@ -75,67 +70,76 @@ def dealt_schema(recipe: CurateRecipe) -> pa.Schema:
 
 
 class DealWorker:
-    """Writes what is kept of a group of units as one Arrow file, whose batch i is for shard i."""
+    """Deals what is kept of a group of units to the shards."""
 
     def __init__(self, run: Run, count: int):
         self._run = run
-        self._edges = edges(count)
+        self._count = count
         self._schema = dealt_schema(run.recipe)
 
     def __call__(self, payload: Sequence[str], outbox: Outbox) -> Mapping[str, Any]:
-        parts = [self._kept(key) for key in payload]
-        table = pa.concat_tables([self._schema.empty_table(), *parts]).sort_by("id")
-        ids = table["id"].to_pylist()
-        cuts = [bisect_left(ids, edge) for edge in self._edges]
-        place = outbox.file(DEALT, len(table), ".arrow")
-        packed = pa.ipc.IpcWriteOptions(compression="zstd")
-        with pa.ipc.new_file(place, self._schema, options=packed) as file:
-            for start, end in pairwise(cuts):
-                batches = table.slice(start, end - start).combine_chunks().to_batches()
-                file.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], self._schema))
-        return {"documents": len(table)}
+        with Dealer(outbox.file(DEALT, 0, ".arrow"), self._schema, self._count) as dealer:
+            for key in payload:
+                for kept in self._kept(key):
+                    dealer.add(kept, ranges(leading(kept["id"]), self._count))
+        return {"documents": dealer.rows}
 
-    def _kept(self, key: str) -> pa.Table:
-        with self._run.opened(f"decisions/{key}.parquet") as file:
+    def _kept(self, key: str) -> Iterator[pa.Table]:
+        """What is kept of a unit, with what is known of duplicates."""
+        run, found = self._run, None
+        with run.opened(f"decisions/{key}.parquet") as file:
             kept = pq.read_table(file, columns=["kept"])["kept"]
-        table = self._run.whole(key, schema())
-        if self._run.recipe.labels.measured("dup"):
-            found = self._run.duplicates(key, [*IN_CORPUS, SPANS_FIELD.name])
-            place = table.schema.get_field_index("dup")
-            columns = [
-                table["dup"].combine_chunks().field("exact"),
-                *(found[name].combine_chunks() for name in IN_CORPUS),
-            ]
-            field = self._schema.field("dup")
-            table = table.set_column(place, field, pa.StructArray.from_arrays(columns, fields=list(field.type)))
-            table = table.append_column(SPANS_FIELD, found[SPANS_FIELD.name])
-        return table.filter(kept).cast(self._schema)
+        if run.recipe.labels.measured("dup"):
+            found = run.duplicates(key, [*IN_CORPUS, SPANS_FIELD.name])
+        for start, table in run.whole(key, schema()):
+            if found is not None:
+                table = self._with(found.slice(start, len(table)), table)
+            yield table.filter(kept.slice(start, len(table))).cast(self._schema)
+
+    def _with(self, found: pa.Table, table: pa.Table) -> pa.Table:
+        columns = [table["dup"].combine_chunks().field("exact")]
+        columns += [found[name].combine_chunks() for name in IN_CORPUS]
+        field = self._schema.field("dup")
+        dup = pa.StructArray.from_arrays(columns, fields=list(field.type))
+        table = table.set_column(table.schema.get_field_index("dup"), field, dup)
+        return table.append_column(SPANS_FIELD, found[SPANS_FIELD.name])
+
+
+def leading(ids: pa.ChunkedArray) -> np.ndarray:
+    """uint64[n]: the first 16 hex digits of each id. Ids are hashes and spread evenly."""
+    return np.array([int(one[:16], 16) for one in ids.to_pylist()], np.uint64)
 
 
 class CorpusWorker:
-    """Writes one shard from its batch of every group."""
+    """Writes one shard from what every group dealt to it."""
 
-    def __init__(self, run: Run, recipe: CurateRecipe, groups: Sequence[str]):
+    def __init__(self, run: Run, recipe: CurateRecipe, groups: Sequence[str], count: int):
         self._run = run
         self._rules = recipe.line_rules
         self._cuts_repeated = recipe.cuts_repeated
         self._groups = groups
-        self._schema = dealt_schema(recipe)
+        self._count = count
+        self._written = _written(dealt_schema(recipe))
 
     def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
-        batches = [self._batch(group, payload) for group in self._groups]
-        table = pa.Table.from_batches(batches, self._schema).sort_by("id")
-        table, lines, touched = self._cleaned(table)
-        pq.write_table(table, outbox.file("corpus", len(table)), compression="zstd", row_group_size=ROW_GROUP)
-        size = pc.sum(pc.binary_length(table["text"])).as_py() or 0
-        return {"documents": len(table), "bytes": size, "lines": dict(lines), "touched": dict(touched)}
-
-    def _batch(self, group: str, shard: int) -> pa.RecordBatch:
-        with self._run.opened(f"{DEALT}/{group}.arrow") as file, pa.ipc.open_file(file) as reader:
-            return reader.get_batch(shard)
+        batches = dealt(self._run.folder, DEALT, self._groups, payload, self._count)
+        ids = np.concatenate([np.zeros(0, "U32"), *(batch["id"].to_numpy(False).astype("U32") for batch in batches)])
+        order = np.argsort(ids)
+        ends = np.cumsum([len(batch) for batch in batches])
+        counts: dict[str, Any] = {"documents": len(ids), "bytes": 0, "lines": {}, "touched": {}}
+        place = outbox.file("corpus", len(ids))
+        with pq.ParquetWriter(place, self._written, compression="zstd") as file:
+            for start in range(0, len(ids), ROW_GROUP):
+                table, lines, touched = self._cleaned(_picked(batches, ends, order[start : start + ROW_GROUP]))
+                file.write_table(table.select(self._written.names))
+                size = pc.sum(pc.binary_length(table["text"])).as_py()
+                counts = total([counts, {"bytes": size, "lines": lines, "touched": touched}])
+        return counts
 
     def _cleaned(self, table: pa.Table) -> tuple[pa.Table, Counter[str], Counter[str]]:
         """The table with its text cleaned and `removed`: lines removed or edited by each rule; sums over documents."""
+        if not self._rules and not self._cuts_repeated:
+            return table.append_column(REMOVED, pa.array([[]] * len(table), REMOVED.type)), Counter(), Counter()
         texts, counts = [], []
         lines: Counter[str] = Counter()
         touched: Counter[str] = Counter()
@@ -148,9 +152,7 @@ class CorpusWorker:
             lines.update(removed)
             touched.update(removed.keys())
         place = table.schema.get_field_index("text")
-        table = table.set_column(place, self._schema.field("text"), pa.array(texts, pa.large_string()))
-        if SPANS_FIELD.name in table.column_names:
-            table = table.drop_columns(SPANS_FIELD.name)
+        table = table.set_column(place, table.schema.field("text"), pa.array(texts, pa.large_string()))
         return table.append_column(REMOVED, pa.array(counts, REMOVED.type)), lines, touched
 
     def _clean(self, text: str, flags: list[int] | None, spans: list[int]) -> tuple[str, dict[str, int]]:
@@ -158,3 +160,21 @@ class CorpusWorker:
             return text, {}
         unflagged = [0] * (text.count("\n") + 1)  # where lines are not measured
         return clean(text, flags or unflagged, self._rules, list(zip(spans[::2], spans[1::2], strict=True)))
+
+
+def _written(columns: pa.Schema) -> pa.Schema:
+    """Columns of the corpus, of those on their way there."""
+    if SPANS_FIELD.name in columns.names:
+        columns = columns.remove(columns.get_field_index(SPANS_FIELD.name))
+    return columns.append(REMOVED)
+
+
+def _picked(batches: Sequence[pa.RecordBatch], ends: np.ndarray, rows: np.ndarray) -> pa.Table:
+    """Rows of all batches, numbered through, in the order given; `ends` tells the number behind each batch's last."""
+    batch = np.searchsorted(ends, rows, side="right")
+    by_batch = np.argsort(batch, kind="stable")
+    parts = []
+    for one in np.unique(batch).tolist():
+        mine = rows[by_batch][batch[by_batch] == one]
+        parts.append(batches[one].take(pa.array(mine - (ends[one] - len(batches[one])))))
+    return pa.Table.from_batches(parts).take(pa.array(np.argsort(by_batch)))

@@ -178,7 +178,7 @@ def _write_corpus(run: Run, engine: Engine, kept: dict[str, int], judged: str, l
     count = shard_count(sum(kept.values()), recipe.corpus.shard_bytes)
     parts, groups = (shards(count), deals(kept)) if judged else ([], [])
     depends = _hash(judged, recipe.clean, count)
-    writer = partial(CorpusWorker, run, recipe, [group.key for group in groups])
+    writer = partial(CorpusWorker, run, recipe, [group.key for group in groups], count)
     ledger = Ledger(output, "corpus")
     ledger.serve(depends)
     if {part.key for part in parts} - ledger.reconcile(["corpus"]).keys():
@@ -190,6 +190,20 @@ def _write_corpus(run: Run, engine: Engine, kept: dict[str, int], judged: str, l
     if not written.failed:
         Ledger(output, "deal").forget()
     return written
+
+
+def audit(output: Folder, documents: int, work: WorkOptions, progress: Progress) -> Result:
+    """Measures what the search for near-duplicates found and missed, and writes the report with it."""
+    Run(output)  # what is no run is told before anything is written there
+    from .dedup.audit import audit_duplicates  # numba and scipy are slow to import
+
+    with Engine(work, progress) as engine, output.lock():
+        run = Run(output)
+        light = sum(record["counts"]["documents"] for record in run.documents.values()) < LIGHT
+        figures, failed = audit_duplicates(run, engine, documents, light)
+        if not failed:
+            report(run, {name: Ledger(run.folder, name).records() for name in ("read", "decide", "corpus")})
+        return Result(figures, dict(failed))
 
 
 def rewrite_report(output: Folder) -> None:

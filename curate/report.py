@@ -32,14 +32,16 @@ def render_report(stats: Mapping[str, Any], samples: Mapping[str, Any]) -> str:
     """The whole page as text; equal arguments give equal bytes.
 
     `stats` holds `recipe`, `tilth`, `inputs`, `totals`, `failures`, `rules`, `funnel`, `lines`, `histograms`,
-    `languages` and `domains`; `samples` holds `kept`, and by rule and by reason `dropped` and `failed`. Everything in
-    both may be hostile text. A key that is missing raises `jinja2.UndefinedError`.
+    `languages`, `domains` and `duplicates` (None where none were looked for); `samples` holds `kept`, by rule and by
+    reason `dropped` and `failed`, and `clusters`. Everything in both may be hostile text. A key that is missing raises
+    `jinja2.UndefinedError`.
     """
     rules = {rule["rule"]: rule for rule in stats["rules"]}
     dropped = samples["dropped"]
     groups = [(name, dropped[name]) for name in rules if name in dropped]
     groups += [(name, chosen) for name, chosen in dropped.items() if name not in rules]
-    shown = len(samples["kept"]) + sum(len(chosen) for _, chosen in groups)
+    members = sum(len(cluster["members"]) for cluster in samples["clusters"])
+    shown = len(samples["kept"]) + sum(len(chosen) for _, chosen in groups) + members
     return _template().render(
         stats=stats,
         totals=stats["totals"],
@@ -49,6 +51,7 @@ def render_report(stats: Mapping[str, Any], samples: Mapping[str, Any]) -> str:
         kept=samples["kept"],
         dropped=groups,
         failed=samples["failed"],
+        clusters=samples["clusters"],
         text_bytes=SAMPLES_BYTES // max(1, shown),
     )
 
@@ -135,6 +138,11 @@ def link(url: str | None) -> str | None:
     """The address if it may be followed: http or https and of a sane length; None for every other scheme."""
     plain = url is not None and len(url) <= LINK_CHARS and url.lower().startswith(("http://", "https://"))
     return url if plain else None
+
+
+def sizes(least: int) -> str:
+    """The range of cluster sizes that begins so: single ones up to 4, then each twice as far as the one before."""
+    return count(least) if least <= 4 else f"{count(least)} to {count(2 * (least - 1))}"
 
 
 # --- Geometry -------------------------------------------------------------------------------------------------------
@@ -325,7 +333,7 @@ def _template() -> Any:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=inline
     )
-    filters = (count, size, percent, number, width, passage, link)
+    filters = (count, size, percent, number, width, passage, link, sizes)
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {"chart_width": CHART_WIDTH, "chart_height": CHART_HEIGHT}
     environment.globals |= {"left": LEFT, "right": RIGHT, "bottom": BOTTOM}

@@ -70,16 +70,26 @@ class Run:
                 digest.update(repr((name, key, [file["sha256"] for file in record["files"]])).encode())
         return digest.hexdigest()
 
-    def whole(self, key: str, columns: pa.Schema) -> pa.Table:
-        """All columns of one unit's documents, with their newest labels."""
-        with self.opened(f"documents/{key}.parquet") as file:
-            table = pq.read_table(file)
+    def whole(self, key: str, columns: pa.Schema) -> Iterator[tuple[int, pa.Table]]:
+        """All columns of one unit's documents, with their newest labels, a row group at a time and its first row."""
+        later = {}
         for family in self.relabelled:
             with self.opened(f"labels/{family}/{key}.parquet") as file:
-                added = pq.read_table(file, columns=[family])
-            place = table.schema.get_field_index(family)
-            table = table.set_column(place, columns.field(family), added[family])
-        return table.cast(columns)
+                later[family] = pq.read_table(file, columns=[family])[family]
+        for start, table in self.pieces(key):
+            for family, labels in later.items():
+                place = table.schema.get_field_index(family)
+                table = table.set_column(place, columns.field(family), labels.slice(start, len(table)))
+            yield start, table.cast(columns)
+
+    def pieces(self, key: str, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+        """Columns of one unit's documents, a row group at a time, and the number of its first row."""
+        start = 0
+        with self.opened(f"documents/{key}.parquet") as opened, pq.ParquetFile(opened) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=columns)
+                yield start, table
+                start += len(table)
 
     def table(self, key: str, labels: Iterable[str]) -> pa.Table:
         """Columns of one unit's documents, named as asked (`id`, `gopher.words`, or a whole family `gopher`)."""

@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tilth.ledger import Ledger, total
 from tilth.rundir import version
 
 from .clean import REPEATED
-
 from .decide import bins
 from .dedup.options import COPY_LABELS, PASSAGE_LABELS, URL_LABELS
 from .recipe import CurateRecipe, label_types
@@ -203,13 +203,13 @@ def _duplicates(run: Run, rules: list[dict[str, Any]], corpus: Mapping[str, Any]
         "sizes": [
             {"least": int(least), **counts} for least, counts in sorted(sizes.items(), key=lambda item: int(item[0]))
         ],
-        "largest": _largest(run),
+        "largest": [{key: one[key] for key in ("cluster", "size", "standing")} for one in _largest(run)],
         "verify": run.recipe.dedup.verify,
         "audit": _audit(run),
     }
 
 
-def _counts(run: Run, name: str, keys: Iterable[str]) -> Iterator[dict[str, int]]:
+def _counts(run: Run, name: str, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Some counts of each unit of a pass."""
     for record in Ledger(run.folder, name).records().values():
         yield {key: record["counts"][key] for key in keys}
@@ -219,7 +219,10 @@ def _audit(run: Run) -> dict[str, Any] | None:
     """The figures of `tilth curate audit`; None where there are none, or they speak of other duplicates."""
     if not run.folder.exists(AUDIT):
         return None
-    figures = orjson.loads(run.folder.read(AUDIT))
+    try:
+        figures = orjson.loads(run.folder.read(AUDIT))
+    except ValueError:
+        return None
     return figures if figures.pop("basis") == audit_basis(run) else None
 
 
@@ -233,36 +236,20 @@ def _largest(run: Run) -> list[dict[str, Any]]:
 
 
 def _clusters(run: Run) -> list[dict[str, Any]]:
-    """Of the largest clusters: the document that stands for most of the others, and the two least like it."""
-    largest, labels = _largest(run), run.dataset("dedup/labels")
-    if labels is None or not largest:
-        return []
-    rows = _query(
-        labels,
-        """
-        WITH members AS (SELECT id, cluster, near_of, similarity FROM data WHERE cluster IN (SELECT unnest(?))),
-        leads AS (
-            SELECT cluster, near_of AS lead, count(*) AS standing FROM members WHERE near_of != '' GROUP BY ALL
-            QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY standing DESC, lead) = 1
-        )
-        SELECT cluster, lead, standing, id, similarity FROM leads JOIN members USING (cluster) WHERE near_of = lead
-        QUALIFY row_number() OVER (PARTITION BY cluster ORDER BY similarity, id) <= 2 ORDER BY cluster, similarity, id
-        """,
-        [[one["cluster"] for one in largest]],
-    ).to_pylist()
-    ids = list(dict.fromkeys(one for row in rows for one in (row["lead"], row["id"])))
-    texts, decisions = _documents(run, ids), _decisions(run, ids)
-    found = []
-    for one in largest:
-        members = [row for row in rows if row["cluster"] == one["cluster"]]
-        lead = members[0]["lead"] if members else ""  # what an earlier run kept has no text here
-        others = [
-            _sample(decisions[row["id"]], texts[row["id"]]) | {"similarity": row["similarity"]} for row in members
-        ]
-        stays = [_sample(decisions[lead], texts[lead]) | {"similarity": None}] if lead in texts else []
-        standing = members[0]["standing"] if members else 0
-        found.append(one | {"lead": lead, "standing": standing, "members": [*stays, *others]})
-    return found
+    """Samples of the largest clusters: the document that stands for most of the others, and the two least like it."""
+    return [
+        {key: one[key] for key in ("cluster", "size", "lead", "standing")}
+        | {"members": [_member(run, member) for member in one["members"]]}
+        for one in _largest(run)
+    ]
+
+
+def _member(run: Run, member: Mapping[str, Any]) -> dict[str, Any]:
+    unit, row = member["unit"], member["row"]
+    document = run.table(unit, ["id", "url", "title", "text"]).slice(row, 1).to_pylist()[0]
+    with run.opened(f"decisions/{unit}.parquet") as file:
+        decision = pq.read_table(file).slice(row, 1).to_pylist()[0]
+    return _sample(decision, document) | {"similarity": member["similarity"]}
 
 
 def _histograms(recipe: CurateRecipe, found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -308,12 +295,6 @@ def _documents(run: Run, ids: list[str]) -> dict[str, dict[str, Any]]:
     columns = ["id", "url", "title", "text"]
     wanted = pc.field("id").isin(ids) & (pc.field("id") <= max(ids))  # the second half is what row groups are told by
     rows = dataset.to_table(columns=columns, filter=wanted).to_pylist()
-    return {row["id"]: row for row in rows}
-
-
-def _decisions(run: Run, ids: list[str]) -> dict[str, dict[str, Any]]:
-    dataset = run.dataset("decisions")
-    rows = dataset.to_table(filter=pc.field("id").isin(ids)).to_pylist() if dataset is not None and ids else []
     return {row["id"]: row for row in rows}
 
 

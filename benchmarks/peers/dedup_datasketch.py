@@ -5,7 +5,6 @@ import sys
 from datasketch import MinHash, MinHashLSH
 from dedup_loop import BANDS, PERMUTATIONS, ROWS, deduplicate, shingles
 
-
 EMPTY = MinHash(PERMUTATIONS, scheme="affine64")
 
 

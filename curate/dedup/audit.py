@@ -14,7 +14,7 @@ Each worker holds the sample, 16 bytes a shingle, and one unit of documents; not
 import hashlib
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -26,14 +26,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tilth.errors import UsageError
-from tilth.ledger import Ledger, total
-from tilth.work import Engine, Outbox
+from tilth.ledger import Ledger
+from tilth.work import Engine, Outbox, Unit
 
 from ..run import Run
 from ..stats import AUDIT, audit_basis
 from .census import Census, Part
 from .options import DedupOptions, ShingleOptions
-from .passes import earlier_runs
+from .passes import Failed, earlier_runs
 from .shingle import compiled, jaccards, shingle_set
 
 SAMPLE, PAIRS, NEXT, TEXTS = "dedup/audit/sample", "dedup/audit/pairs", "dedup/audit/next", "dedup/audit/texts"
@@ -68,74 +68,45 @@ FOLLOWING = pa.schema([pa.field("id", pa.string()), pa.field("next", pa.string()
 TEXT = pa.schema([pa.field("id", pa.string()), _SET])
 
 
-def audit(run: Run, engine: Engine, documents: int, light: bool) -> tuple[dict[str, Any], Mapping[str, str]]:
+def audit_duplicates(run: Run, engine: Engine, documents: int, light: bool) -> tuple[dict[str, Any], Mapping[str, str]]:
     """Writes the figures of `dedup/audit.json` and returns them; and the units that failed, with reasons.
 
     `documents` is the size of either sample. What is done already is not done again. Raises UsageError for a run
     without labels of duplicates.
     """
-    labelled = _labelled(run)
-    census = Census.of(run, earlier_runs(run))
+    texts, replaced = _texts_and_dropped(run)
+    census = Census.of(run, earlier_runs(run.recipe, run.folder))
     options = run.recipe.labels.minhash
+    least = run.recipe.dedup.verify or DedupOptions.model_fields["verify"].default
     depends = _hash(audit_basis(run), documents, FLOOR, VERSION)
     own, groups = census.units(), census.units(all_runs=True)
     keys = [unit.key for unit in own]
-    limits = (
-        _limit(documents, labelled["documents"] - labelled["copies"]),
-        _limit(documents, labelled["near"]),
-    )
+    limits = _limit(documents, texts), _limit(documents, replaced)
 
-    def done(name: str, units: Any, worker: Any, outputs: Sequence[str]) -> Mapping[str, str]:
-        return engine.run(name, units, worker, run.folder, outputs, light=light, depends_on=depends).failed
+    def done(name: str, units: Sequence[Unit], worker: Callable[[], Any], outputs: Sequence[str]) -> None:
+        outcome = engine.run(name, units, worker, run.folder, outputs, light=light, depends_on=depends)
+        if outcome.failed:
+            raise Failed(outcome.failed)
 
-    failed = done("audit-sample", own, partial(SampleWorker, census, options, limits), [SAMPLE])
-    if not failed:
-        worker = partial(PairWorker, census, options, documents, keys, _least(run))
-        failed = done("audit-pairs", own, worker, [PAIRS, NEXT])
-    if failed:
-        return {}, failed
-    compared = _compared(run, Sample.of(run, documents, keys).dropped, keys)
-    failed = done("audit-texts", groups, partial(TextWorker, census, options, compared.wanted()), [TEXTS])
-    if failed:
-        return {}, failed
+    try:
+        done("audit-sample", own, partial(SampleWorker, census, options, limits), [SAMPLE])
+        worker = partial(PairWorker, census, options, documents, keys, least)
+        done("audit-pairs", own, worker, [PAIRS, NEXT])
+        sample = Sample.of(run, documents, keys)
+        compared = _compared(run, sample.dropped, keys)
+        done("audit-texts", groups, partial(TextWorker, census, options, compared.wanted()), [TEXTS])
+    except Failed as error:
+        return {}, error.args[0]
     figures = {
         "basis": audit_basis(run),
         "documents": documents,
-        "verify": _least(run),
-        "recall": _recall(run, keys),
-        "precision": compared.precision(run, [unit.key for unit in groups]),
+        "sampled": {"texts": len(sample.any), "of": texts, "dropped": len(sample.dropped), "dropped_of": replaced},
+        "verify": least,
+        "recall": _recall(run, keys, least),
+        "precision": compared.precision(run, [unit.key for unit in groups], least),
     }
     run.folder.write(AUDIT, orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return figures, {}
-
-
-def told(figures: Mapping[str, Any]) -> str:
-    """The figures as a short table for a terminal."""
-    rows = [f"{'':<44}{'share':>7}  {'95 % interval':<16}{'of pairs':>9}{'clusters':>10}"]
-    for one in figures["recall"]:
-        rows.append(f"recall, true similarity {one['threshold']:g} and more")
-        rows += [_row(name, one[name], one["clusters"]) for name in ("clustered", "resolved")]
-    rows.append(f"precision, pairs of true similarity {figures['verify']:g} and more")
-    rows += [_row(name, one, one["clusters"]) for name, one in figures["precision"].items()]
-    rows.append(
-        "Pairs of one cluster depend on each other: where few clusters give many pairs, trust the interval less."
-    )
-    return "\n".join(rows)
-
-
-_NAMES = {
-    "clustered": "in one cluster",
-    "resolved": "not both kept",
-    "representative": "dropped, and the one in its place",
-    "cluster": "two of one cluster",
-}
-
-
-def _row(name: str, share: Mapping[str, Any], clusters: int) -> str:
-    if share["share"] is None:
-        return f"  {_NAMES[name]:<42}{'no pairs':>8}"
-    interval = f"{share['low']:.4f}-{share['high']:.4f}"
-    return f"  {_NAMES[name]:<42}{share['share']:>7.4f}  {interval:<16}{share['of']:>9}{clusters:>10}"
 
 
 def wilson(found: int, of: int) -> dict[str, Any]:
@@ -341,7 +312,7 @@ class _Compared(NamedTuple):
     def wanted(self) -> list[str]:
         return sorted({one for one in [*self.dropped["near_of"].to_pylist(), *self.partners] if one})
 
-    def precision(self, run: Run, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def precision(self, run: Run, keys: Sequence[str], least: float) -> dict[str, dict[str, Any]]:
         """Which of them truly resemble the one in their place, and that other one."""
         fetched = _read(run, TEXTS, keys, TEXT)
         place = {one: len(self.dropped) + at for at, one in enumerate(fetched["id"].to_pylist())}
@@ -355,7 +326,7 @@ class _Compared(NamedTuple):
             left = [at for at, other in enumerate(others) if other in place]
             right = [place[others[at]] for at in left]
             similarity = jaccards(values, offsets, np.array(left, np.int64), np.array(right, np.int64))
-            true = int((similarity >= _least(run)).sum())
+            true = int((similarity >= least).sum())
             figures[name] = wilson(true, len(left)) | {"clusters": len({clusters[at] for at in left})}
         return figures
 
@@ -376,10 +347,10 @@ def _compared(run: Run, dropped: pa.Table, keys: Sequence[str]) -> _Compared:
     return _Compared(dropped, partners)
 
 
-def _recall(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
+def _recall(run: Run, keys: Sequence[str], least: float) -> list[dict[str, Any]]:
     """Of the true pairs at each threshold: in how many the search brought both together, and from how many clusters."""
-    thresholds = sorted({_least(run), *HIGH})
-    counts = [dict.fromkeys(("pairs", "clustered", "resolved"), 0) for _ in thresholds]
+    thresholds = sorted({least, *HIGH})
+    counts: list[dict[str, int]] = [dict.fromkeys(("pairs", "clustered", "resolved"), 0) for _ in thresholds]
     clusters: list[set[str]] = [set() for _ in thresholds]
     for batch in chain.from_iterable(_batches(run, f"{PAIRS}/{key}.parquet") for key in keys):
         similarity = batch["jaccard"].to_numpy()
@@ -401,23 +372,20 @@ def _recall(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _labelled(run: Run) -> dict[str, int]:
-    """Counts of the labels of duplicates. Raises UsageError where not every document has them."""
+def _texts_and_dropped(run: Run) -> tuple[int, int]:
+    """How many different texts there are, and how many of them have another one in their place.
+
+    Raises UsageError where not every document has labels of duplicates.
+    """
     if not run.recipe.labels.measured("dup"):
         raise UsageError(f"{run.folder.url}: its recipe does not look for duplicates (labels.families has no dup)")
-    records = Ledger(run.folder, "dedup-duplicates").records().values()
-    known = {part for record in records for part in record["counts"]["parts"]}
+    counts = [record["counts"] for record in Ledger(run.folder, "dedup-duplicates").records().values()]
     wanted = {key for key, record in run.documents.items() if record["counts"]["documents"]}
     if not wanted:
         raise UsageError(f"{run.folder.url}: has no documents, and nothing to audit")
-    if wanted - known:
+    if wanted - {key for one in counts for key in one["parts"]}:
         raise UsageError(f"{run.folder.url}: its duplicates are not found yet; first finish `tilth curate run`")
-    return total({name: record["counts"][name] for name in ("documents", "copies", "near")} for record in records)
-
-
-def _least(run: Run) -> float:
-    """The similarity from which on two texts are duplicates; the default where the run trusts every meeting."""
-    return run.recipe.dedup.verify or DedupOptions.model_fields["verify"].default
+    return sum(one["documents"] - one["copies"] for one in counts), sum(one["near"] for one in counts)
 
 
 def _limit(wanted: int, among: int) -> str:

@@ -5,12 +5,16 @@ stays unless it is similar, by a verified pair, to one that stays already. So wh
 that is kept and as similar as the threshold says; a chain of small changes is not dropped for its first link.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -204,21 +208,45 @@ class ChooseWorker:
         chosen = choose(members.take(order_of(members, census.own)), pairs, census.own)
         with Dealer(outbox.file(CHOSEN, len(chosen), ".arrow"), CHOICE, len(census.groups)) as dealer:
             dealer.add(chosen, census.group_of(column(chosen, "document")))
-        return {"members": len(chosen), **_clusters(chosen)}
+        named = chosen.append_column("id", members.filter(pc.less(members["document"], census.own))["id"])
+        return {"members": len(chosen), **_clusters(named, census)}
 
 
-def _clusters(chosen: pa.Table) -> dict[str, Any]:
-    """How many clusters there are of each size, by the least of a range of sizes, and the largest of them."""
+def _clusters(chosen: pa.Table, census: Census) -> dict[str, Any]:
+    """How many clusters there are of each size, by the least of a range of sizes; and the largest, to be looked at."""
     found = chosen.group_by("cluster").aggregate([("size", "max")])
-    ranked = found.sort_by([("size_max", "descending"), ("cluster", "ascending")]).slice(0, LARGEST)
+    ranked = found.sort_by([("size_max", "descending"), ("cluster", "ascending")]).slice(0, LARGEST).to_pylist()
     sizes: dict[str, dict[str, int]] = {}
     for size, count in zip(*np.unique(column(found, "size_max"), return_counts=True), strict=True):
         least = size if size <= 4 else (1 << int(size - 1).bit_length() - 1) + 1  # 5 to 8, 9 to 16, ...
         one = sizes.setdefault(str(least), {"clusters": 0, "documents": 0})
         one["clusters"] += int(count)
         one["documents"] += int(count * size)
-    largest = [{"cluster": row["cluster"], "size": row["size_max"]} for row in ranked.to_pylist()]
+    largest = [
+        {"cluster": row["cluster"], "size": row["size_max"], **_excerpt(chosen, row["cluster"], census)}
+        for row in ranked
+    ]
     return {"sizes": sizes, "largest": largest}
+
+
+def _excerpt(chosen: pa.Table, cluster: str, census: Census) -> dict[str, Any]:
+    """Of a cluster, the document that stands for most others, for how many, and it and the two least like it: their
+    similarity, and where they are stored. What an earlier run kept is named only."""
+    own = chosen.filter(pc.equal(chosen["cluster"], cluster))
+    standing = own.filter(pc.not_equal(own["near_of"], "")).group_by("near_of").aggregate([("id", "count")])
+    if not len(standing):
+        return {"lead": None, "standing": 0, "members": []}
+    first = standing.sort_by([("id_count", "descending"), ("near_of", "ascending")]).slice(0, 1).to_pylist()[0]
+    lead = first["near_of"]
+    others = own.filter(pc.equal(own["near_of"], lead)).sort_by([("similarity", "ascending"), ("id", "ascending")])
+    shown = pa.concat_tables([own.filter(pc.equal(own["id"], lead)), others.slice(0, 2)]).to_pylist()
+    members = []
+    for row in shown:
+        group = census.groups[int(census.group_of(np.array(row["document"])))]
+        part = next(part for part in reversed(group) if part.first <= row["document"])
+        place = {"unit": part.key, "row": row["document"] - part.first}
+        members.append({"id": row["id"], "similarity": row["similarity"], **place})
+    return {"lead": lead, "standing": first["id_count"], "members": members}
 
 
 def choose(members: pa.Table, pairs: pa.Table, own: int) -> pa.Table:

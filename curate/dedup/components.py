@@ -149,7 +149,8 @@ class Step(NamedTuple):
 
     def edges(self, partition: int, count: int) -> Iterator[np.ndarray]:
         """int64[m, 2], batch by batch: what the pass before dealt to a partition of `count`."""
-        return map(_array, dealt(self.folder, self.source, self.keys, partition, count))
+        for key in self.keys:  # one by one: what lies on an object store is not mapped but read
+            yield from map(_array, dealt(self.folder, self.source, [key], partition, count))
 
 
 def next_pass(done: Sequence[Pass], memory_edges: int) -> str | None:

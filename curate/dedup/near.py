@@ -173,11 +173,14 @@ class GatherWorker:
         return {"candidates": len(pairs), "documents": len(ends)}
 
     def _sets(self, group: int, wanted: np.ndarray) -> Iterator[pa.Table]:
-        """The sets of shingles of the documents wanted, part by part."""
+        """The sets of shingles of the documents wanted, some at a time."""
         for part in self._census.groups[group]:
-            mine = wanted[(wanted >= part.first) & (wanted < part.first + part.documents)]
-            if len(mine):
-                rows = self._runs[part.run].table(part.key, ["id", "text"]).take(mine - part.first)
+            for start, piece in self._runs[part.run].pieces(part.key, ["id", "text"]):
+                low = part.first + start
+                mine = wanted[(wanted >= low) & (wanted < low + len(piece))]
+                if not len(mine):
+                    continue
+                rows = piece.take(mine - low)
                 sets = [shingle_set(text, self._minhash) for text in rows["text"].to_pylist()]
                 offsets = np.concatenate([[0], np.cumsum([len(one) for one in sets])])
                 shingles = pa.LargeListArray.from_arrays(offsets, np.concatenate(sets))

@@ -81,14 +81,14 @@ class PassageWorker:
             for part in census.groups[payload]:
                 order = self._order(part, url_of, chosen)
                 marks = _by_document(shared, part)
-                texts = self._run.table(part.key, ["text"])["text"].to_pylist()
-                found = [
-                    (place, kind, passages)
-                    for place, text in enumerate(texts)
-                    for kind, passages in self._passages(text, marks.get(place))
-                ]
-                table = _rows(found, order, part.first)
-                dealer.add(table, ranges(column(table, "key"), self._count))
+                for start, piece in self._run.pieces(part.key, ["text"]):
+                    found = [
+                        (place, kind, passages)
+                        for place, text in enumerate(piece["text"].to_pylist(), start)
+                        for kind, passages in self._passages(text, marks.get(place))
+                    ]
+                    table = _rows(found, order, part.first)
+                    dealer.add(table, ranges(column(table, "key"), self._count))
         return {"passages": dealer.rows}
 
     def _passages(self, text: str, shared: np.ndarray | None) -> Iterator[tuple[int, Passages]]:

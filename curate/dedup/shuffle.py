@@ -15,7 +15,7 @@ from tilth.errors import StorageError
 from tilth.storage import Folder
 from tilth.work import first_line
 
-BUDGET = 128 * 2**20  # bytes that a dealer holds before it writes them
+BUDGET = 64 * 2**20  # bytes that a dealer holds before it writes them
 MOST_PARTITIONS = 4096  # beyond it partitions grow; g files of p batches each are read one by one
 WHOLE = pa.ipc.IpcWriteOptions()
 
@@ -86,8 +86,8 @@ def dealt(folder: Folder, output: str, sources: Sequence[str], partition: int, c
     for source in sources:
         name = f"{output}/{source}.arrow"
         try:
-            reader = pa.ipc.open_file(_source(folder, name))
-            batches += [reader.get_batch(index) for index in range(partition, reader.num_record_batches, count)]
+            with _opened(folder, name) as file, pa.ipc.open_file(file) as reader:
+                batches += [reader.get_batch(index) for index in range(partition, reader.num_record_batches, count)]
         except (OSError, pa.ArrowException) as error:
             advice = "delete it and give the same command again"
             raise StorageError(f"{folder.url}/{name}: cannot be read ({first_line(error)}); {advice}") from error
@@ -101,10 +101,8 @@ def gathered(
     return pa.Table.from_batches(dealt(folder, output, sources, partition, count), schema).combine_chunks()
 
 
-def _source(folder: Folder, name: str) -> Any:
-    if folder.local:
-        return pa.memory_map(folder.path(name))
-    return pa.py_buffer(folder.read(name))
+def _opened(folder: Folder, name: str) -> Any:
+    return pa.memory_map(folder.path(name)) if folder.local else folder.open(name)
 
 
 def column(table: Any, name: str) -> np.ndarray:

@@ -1,0 +1,30 @@
+"""kill -9 in every pass that finds duplicates: the run that goes on ends as one that was never stopped."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import results
+from test_dedup import EVERYTHING, corpus, written
+
+SCRIPT = Path(__file__).parent / "stopped.py"
+PASSES = """read dedup-keys dedup-copies dedup-bands dedup-edges contract small large spread write dedup-gather dedup-verify
+dedup-addresses dedup-addressed dedup-members dedup-chosen dedup-anchors dedup-anchored dedup-passages dedup-repeats
+dedup-duplicates decide deal corpus""".split()
+
+
+def stopped(given: Path, output: Path, where: str) -> int:
+    command = [sys.executable, str(SCRIPT), str(given), str(output), where, *EVERYTHING, "read.unit_bytes=20000"]
+    return subprocess.run(command, capture_output=True, text=True).returncode
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_pass_ends_as_one_that_was_not(tmp_path):
+    given = written(tmp_path / "in" / "rows.jsonl", corpus(120))
+    assert stopped(given, tmp_path / "whole", "none") == 0
+    killed = [name for name in PASSES if stopped(given, tmp_path / "run", name) == -signal.SIGKILL]
+    assert killed == PASSES
+    assert stopped(given, tmp_path / "run", "none") == 0
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
