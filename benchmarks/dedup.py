@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 TILTH = [sys.executable, "-m", "tilth.cli.main", "curate", "run", "--recipe", "dedup", "--quiet"]
 WIDE = [f"--set=dedup.{setting}" for setting in ("bands=22", "rows=5", "verify=0.5")]  # as many values, looser pairs
 FEW = 50  # documents that show what starting takes
-SPLIT = ("--set=read.unit_bytes=20000",)  # so that all workers start for them
+SPLIT = ("--set=read.unit_bytes=100000",)  # so that all workers start for them
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
 
 

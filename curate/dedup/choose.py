@@ -205,7 +205,8 @@ class ChooseWorker:
         members = gathered(folder, MEMBERS, self._groups, partition, self._count, MEMBER)
         with folder.open(f"{PAIRS}/{key}.parquet") as file:
             pairs = pq.read_table(file, columns=["left", "right", "jaccard"])
-        chosen = choose(members.take(order_of(members, census.own)), pairs, census.own)
+        members = members.take(order_of(members, census.own))
+        chosen = choose(members, pairs, census.own)
         with Dealer(outbox.file(CHOSEN, len(chosen), ".arrow"), CHOICE, len(census.groups)) as dealer:
             dealer.add(chosen, census.group_of(column(chosen, "document")))
         named = chosen.append_column("id", members.filter(pc.less(members["document"], census.own))["id"])

@@ -3,6 +3,7 @@
 import itertools
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ from tilth.curate.dedup.audit import wilson
 from tilth.curate.pipeline import audit, curate, decide, rewrite_report
 from tilth.curate.recipe import PACKAGE, CurateRecipe
 from tilth.curate.run import Run
+from tilth.curate.stats import samples
 from tilth.curate.why import stories, told
 from tilth.errors import TilthError
 from tilth.progress import Progress
@@ -228,6 +230,24 @@ def test_the_report_counts_clusters_and_shows_the_largest(found):
     labelled_as = {kind["kind"]: kind["labelled"] for kind in duplicates["kinds"]}
     assert labelled_as["exact"] == sum(row["copy_of"] != "" for row in labels.values()) > 0
     assert (found / "report.html").read_text().count("Stands for") == min(10, len(sizes))
+
+
+def test_the_report_shows_of_a_cluster_who_stays_and_the_two_least_like_it(finished):
+    labels = {row["id"]: row for row in rows(finished, "dedup/labels")}
+    texts = {row["id"]: row for row in rows(finished, "documents", ["id", "text", "title"])}
+    shown = samples(Run(Folder(finished)))["clusters"]
+    assert len(shown) == 10
+    for cluster in shown:
+        standing = Counter(
+            row["near_of"] for row in labels.values() if row["cluster"] == cluster["cluster"] and row["near_of"]
+        )
+        assert standing[cluster["lead"]] == cluster["standing"] == max(standing.values())
+        others = sorted((row["similarity"], own) for own, row in labels.items() if row["near_of"] == cluster["lead"])
+        assert [one["id"] for one in cluster["members"]] == [cluster["lead"], *(own for _, own in others[:2])]
+        assert [one["similarity"] for one in cluster["members"]] == [None, *(value for value, _ in others[:2])]
+        for one in cluster["members"]:
+            assert one["title"] == texts[one["id"]]["title"]
+            assert texts[one["id"]]["text"].startswith(one["text"])
 
 
 def test_what_cannot_be_audited_is_told_in_one_line(mine, tmp_path):

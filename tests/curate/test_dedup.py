@@ -4,13 +4,14 @@ import itertools
 import random
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
 from runs import results, rows
 
-from tilth.curate.dedup import census, components, exact, near, repeats
+from tilth.curate.dedup import census, exact, near, passes, repeats
 from tilth.curate.pipeline import curate, decide
 from tilth.curate.recipe import PACKAGE, CurateRecipe
 from tilth.errors import RecipeError, UsageError
@@ -116,7 +117,7 @@ def small_partitions(monkeypatch):
     monkeypatch.setattr(near, "COMPONENT_BYTES", 40_000)
     monkeypatch.setattr(near, "CHUNK", 3000)
     monkeypatch.setattr(repeats, "PARTITION", 100)
-    monkeypatch.setattr(components, "ON_ONE_NODE", 10)
+    monkeypatch.setattr(passes, "connect", partial(passes.connect, memory_edges=10, partition_edges=50))
 
 
 def test_what_is_dropped_has_a_kept_text_beside_it_and_what_is_kept_has_none(many):

@@ -16,6 +16,7 @@ from tilth.curate.report import (
     render_report,
     short_number,
     size,
+    sizes,
     width,
 )
 
@@ -82,6 +83,42 @@ def make_stats(rules):
             {"code": "other", "documents": 480, "kept": 100, "bytes": 3_000_000},
         ],
         "domains": [{"domain": "garden.example", "documents": 611, "kept": 609}],
+        "duplicates": make_duplicates(),
+    }
+
+
+def kind(name, rules, labelled, decided):
+    return {"kind": name, "rules": rules, "labelled": labelled, "decided": decided, "decided_bytes": 100 * decided}
+
+
+def share(found, of):
+    return {"found": found, "of": of, "share": found / of, "low": 0.9, "high": 0.99}
+
+
+def make_duplicates():
+    recall = {"threshold": 0.8, "clusters": 21, "clustered": share(97, 98), "resolved": share(98, 98)}
+    return {
+        "kinds": [
+            kind("exact", ["exact-duplicate"], 13, 12),
+            kind("url", [], 7, 0),
+            kind("near", ["near-duplicate"], 59, 44),
+            kind("passages", [], 31, 0),
+        ],
+        "repeated_chars": 8191,
+        "cut": {"passages": 37, "documents": 29},
+        "sizes": [{"least": 2, "clusters": 17, "documents": 34}, {"least": 5, "clusters": 3, "documents": 19}],
+        "largest": [{"cluster": "c" * 32, "size": 7, "standing": 5}],
+        "verify": 0.7,
+        "audit": {
+            "documents": 1000,
+            "sampled": {"texts": 1000, "of": 1167, "dropped": 59, "dropped_of": 59},
+            "verify": 0.7,
+            "recall": [recall],
+            "precision": {
+                "representative": share(58, 59) | {"clusters": 20},
+                "cluster": share(55, 59) | {"clusters": 20},
+            },
+        },
     }
 
 
@@ -101,7 +138,16 @@ def make_samples(rules):
         "kept": [sample(title=f"Kept page {i}") for i in range(10)],
         "dropped": {rule["rule"]: [dropped_sample(rule) for _ in range(10)] for rule in rules if rule["decided"]},
         "failed": {"timeout": [failed]},
+        "clusters": [make_cluster()],
     }
+
+
+def make_cluster(**changes):
+    members = [
+        sample(title="The one that stays", similarity=None),
+        sample(title="Least like it", similarity=0.7125, rule="near-duplicate"),
+    ]
+    return {"cluster": "c" * 32, "size": 7, "lead": "0" * 32, "standing": 5, "members": members} | changes
 
 
 EMPTY = {
@@ -113,8 +159,9 @@ EMPTY = {
         ("records", "record_bytes", "failures", "documents", "document_bytes", "kept", "kept_bytes", "corpus_bytes"), 0
     ),
     **{part: [] for part in ("failures", "rules", "funnel", "lines", "histograms", "languages", "domains")},
+    "duplicates": None,
 }
-NO_SAMPLES = {"kept": [], "dropped": {}, "failed": {}}
+NO_SAMPLES = {"kept": [], "dropped": {}, "failed": {}, "clusters": []}
 RULES = [make_rule(), make_rule("stop-words", "gopher.stop_words", 11, 12, 1), make_rule("bullets", "lines", 0, 0, 0)]
 
 
@@ -190,6 +237,55 @@ def test_samples_show_text_and_the_reason_of_a_drop(tree):
         assert part in first
 
 
+def test_duplicates_tell_what_each_kind_found_and_dropped(tree):
+    section = tree.get_element_by_id("duplicates")
+    kinds, clusters, audit = ([text_of(row) for row in table.xpath(".//tbody/tr")] for table in section.iter("table"))
+    assert kinds[0] == "Equal textexact-duplicate13 1.1%12 1.0%1.20 kB 0.01%"
+    assert kinds[1] == "Same URLno rule drops them7 0.6%0 0%0 B 0%"
+    assert kinds[2] == "Similar textnear-duplicate, similarity 0.7 and more59 5.0%44 3.7%4.40 kB 0.05%"
+    assert "8,191 characters, 37 passages cut from 29 documents" in kinds[3]
+    assert clusters == ["21734 2.9%", "5 to 8319 1.6%"]
+    assert audit == [
+        "Recall at 0.8: in one cluster99.0%90.0% to 99.0%98 in 21 clusters",
+        "Recall at 0.8: not both kept100%90.0% to 99.0%98 in 21 clusters",
+        "Precision at 0.7: dropped, and what stands for it98.3%90.0% to 99.0%59 in 20 clusters",
+        "Precision at 0.7: two of one cluster93.2%90.0% to 99.0%59 in 20 clusters",
+    ]
+
+
+def test_the_largest_clusters_show_who_stays_and_how_like_it_others_are(tree):
+    (cluster,) = tree.xpath("//section[@id='duplicates']/details")
+    assert text_of(cluster.find("summary")) == "7 documents The one that stays"
+    stays, other = (text_of(article) for article in cluster.iter("article"))
+    assert "Stands for 5 others kept" in stays
+    assert "Similarity 0.7125 dropped by near-duplicate" in other
+    assert "Beans climb" in other
+
+
+def test_a_cluster_whose_like_an_earlier_run_kept_says_so():
+    later = make_cluster(members=make_cluster()["members"][1:])
+    bare = make_cluster(members=[], lead=None, standing=0)
+    samples = make_samples(RULES) | {"clusters": [later, bare]}
+    first, second = html.fromstring(render_report(make_stats(RULES), samples)).xpath(
+        "//section[@id='duplicates']/details"
+    )
+    assert f"An earlier run kept what stands for most of them: {'0' * 32}" in text_of(first)
+    assert "None of them has another document in its place." in text_of(second)
+
+
+def test_the_report_says_how_to_get_an_audit_and_when_no_duplicates_were_looked_for():
+    stats = make_stats(RULES)
+    stats["duplicates"]["audit"] = None
+    section = html.fromstring(render_report(stats, make_samples(RULES))).get_element_by_id("duplicates")
+    assert "tilth curate audit" in text_of(section)
+    section = html.fromstring(render_report(stats | {"duplicates": None}, NO_SAMPLES)).get_element_by_id("duplicates")
+    assert "None were looked for" in text_of(section)
+
+
+def test_sizes_of_clusters_are_told_apart_up_to_four_and_then_by_doubling():
+    assert [sizes(least) for least in (2, 3, 4, 5, 9, 1025)] == ["2", "3", "4", "5 to 8", "9 to 16", "1,025 to 2,048"]
+
+
 def test_a_rule_links_to_its_samples(tree):
     links = tree.xpath("//section[@id='rules']//a/@href")
     assert links == ["#dropped-1", "#dropped-2"]
@@ -207,8 +303,9 @@ def test_ids_are_unique_and_names_resolve(tree):
 
 def poison(value):
     """The same shape with every string hostile, keys included, except the words that mean something to the page."""
+    meaning = ("log", "html", "text", "start", "failures", "rule", "cleaning", "exact", "url", "near", "passages")
     if isinstance(value, str):
-        return value if value in ("log", "html", "text", "start", "failures", "rule", "cleaning") else value + ATTACK
+        return value if value in meaning else value + ATTACK
     if isinstance(value, list):
         return [poison(item) for item in value]
     return {key: poison(item) for key, item in value.items()} if isinstance(value, dict) else value
@@ -216,7 +313,7 @@ def poison(value):
 
 def test_hostile_strings_everywhere_stay_text():
     samples = make_samples(RULES)
-    samples = {"kept": poison(samples["kept"])} | {
+    samples = {part: poison(samples[part]) for part in ("kept", "clusters")} | {
         part: {key + ATTACK: poison(group) for key, group in samples[part].items()} for part in ("dropped", "failed")
     }
     page = render_report(poison(make_stats(RULES)), samples)
@@ -245,7 +342,7 @@ def test_hostile_strings_everywhere_stay_text():
     ],
 )
 def test_only_plain_web_addresses_are_links(url, followed):
-    samples = {"kept": [sample(url=url)], "dropped": {}, "failed": {}}
+    samples = NO_SAMPLES | {"kept": [sample(url=url)]}
     links = html.fromstring(render_report(EMPTY, samples)).xpath("//article//a")
     assert [link.get("href") for link in links] == ([url] if followed else [])
     assert all("noreferrer" in link.get("rel") for link in links)
@@ -253,7 +350,7 @@ def test_only_plain_web_addresses_are_links(url, followed):
 
 @given(st.text(max_size=700))
 def test_any_text_and_title_render(text):
-    samples = {"kept": [sample(text=text, title=text, url=text, chars=len(text))], "dropped": {}, "failed": {}}
+    samples = NO_SAMPLES | {"kept": [sample(text=text, title=text, url=text, chars=len(text))]}
     page = render_report(EMPTY, samples)
     assert page.encode()
     assert len(html.fromstring(page).xpath("//article/*")) == 4

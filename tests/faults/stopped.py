@@ -7,8 +7,9 @@ the worst moment. With PASS "none" it runs to the end. Partitions are small, so 
 import os
 import signal
 import sys
+from functools import partial
 
-from tilth.curate.dedup import census, components, exact, near, repeats
+from tilth.curate.dedup import census, exact, near, passes, repeats
 from tilth.curate.pipeline import curate
 from tilth.curate.recipe import PACKAGE, CurateRecipe
 from tilth.ledger import Ledger
@@ -21,7 +22,8 @@ from tilth.work import WorkOptions
 def main() -> None:
     given, output, last, *settings = sys.argv[1:]
     census.GROUP_DOCUMENTS, exact.PARTITION, near.PARTITION = 20, 40, 100
-    near.COMPONENT_BYTES, repeats.PARTITION, components.ON_ONE_NODE = 20_000, 50, 10
+    near.COMPONENT_BYTES, repeats.PARTITION = 20_000, 50
+    passes.connect = partial(passes.connect, memory_edges=10, partition_edges=50)
     record = Ledger.record
 
     def stopped(ledger: Ledger, key: str, values: dict) -> None:
