@@ -6,7 +6,7 @@ rule costs a pass over labels, not over text.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,6 +103,7 @@ def relabel(
                 f"{output.url}: first finish `tilth curate label` with --family {' --family '.join(begun)}"
             )
         _check_families(run, families, recipe)
+        _check_earlier(recipe, output)
         Labeller(recipe.labels)
         settled = run.request | {"relabelled": sorted({*run.relabelled, *families})}
         settled["recipe"] = run.request["recipe"] | {"labels": recipe.labels.model_dump(mode="json")}
@@ -134,6 +135,9 @@ def _check_earlier(recipe: CurateRecipe, output: Folder) -> None:
 
 def _check_families(run: Run, families: Sequence[str], recipe: CurateRecipe) -> None:
     """Refuses settings that would leave a family out of date, and those that are no labels' at all."""
+    for family in families:
+        if family not in recipe.labels.families:
+            raise UsageError(f"--family {family}: not among the labels.families of this run")
     for part in type(recipe).model_fields:
         if part != "labels" and getattr(run.recipe, part) != getattr(recipe, part):
             raise UsageError(f"--set {part}: `tilth curate label` changes labels only")
@@ -153,9 +157,7 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
     if run.missing > len(failed):
         lost["read"] = f"{run.missing} units of the input are not read yet; `tilth curate run` goes on with them"
 
-    from .dedup.passes import find_duplicates  # numba and scipy are slow to import
-
-    found, troubled = find_duplicates(run, engine, light) if recipe.labels.measured("dup") else ("", {})
+    found, troubled = _find_duplicates(run, engine, light)
     lost |= troubled
 
     judged = _hash(run.fingerprint(), found, _rules(recipe))
@@ -170,6 +172,18 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
     written = _write_corpus(run, engine, kept if whole else {}, judged if whole else "", light)
     passes = {"read": run.documents, "decide": decided.records, "corpus": written.records}
     return Result(report(run, passes), lost | written.failed)
+
+
+def _find_duplicates(run: Run, engine: Engine, light: bool) -> tuple[str, Mapping[str, str]]:
+    """A hash of what the labels of duplicates depend on, and the units that failed; nothing if none are looked for."""
+    if not run.recipe.labels.measured("dup"):
+        return "", {}
+    if run.request["labels"]["dup"] != VERSIONS["dup"]:
+        advice = f"renew them with `tilth curate label {run.folder.url} --family dup`"
+        raise UsageError(f"{run.folder.url}: duplicates were looked for by another version; {advice}")
+    from .dedup.passes import find_duplicates  # numba and scipy are slow to import
+
+    return find_duplicates(run, engine, light)
 
 
 def _write_corpus(run: Run, engine: Engine, kept: dict[str, int], judged: str, light: bool) -> Outcome:

@@ -102,6 +102,7 @@ class Engine:
         self.options = options
         self.progress = progress
         self._own_ray = False
+        self._actors: list[Any] = []  # at rest between passes
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -114,10 +115,13 @@ class Engine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._own_ray:
+        if self._ray_runs():
             import ray
 
-            ray.shutdown()
+            for actor in self._actors:
+                ray.kill(actor)
+            if self._own_ray:
+                ray.shutdown()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if kind and issubclass(kind, KeyboardInterrupt | SystemExit):
@@ -174,7 +178,7 @@ class Engine:
         alone = here or (light and not self.options.ray and not self._ray_runs())
         if alone or not self._start_ray():
             return InProcess(build, ledger, self.options)
-        return RayActors(build, ledger, self.options, most)
+        return RayActors(build, ledger, self.options, most, self._actors)
 
     def _attempts(self, crew: "Crew", todo: list[Unit], phase: Any) -> Iterator[tuple[str, Record | str]]:
         """Feeds the crew, at most as many units in flight as it has hands, and tries again what went wrong."""
@@ -247,7 +251,8 @@ class InProcess:
     """One pair of hands: this process. A unit that overruns its time is interrupted where Python can be."""
 
     def __init__(self, build: Callable[[], Worker], ledger: Ledger, options: WorkOptions):
-        self._hand = Hand(build, ledger.folder, ledger.name)
+        self._hand = Hand()
+        self._hand.serve(build, ledger.folder, ledger.name)
         self._seconds = options.unit_timeout
         self._unit: Unit | None = None
 
@@ -273,14 +278,20 @@ class InProcess:
 
 
 class RayActors:
-    """As many Ray actors as there are workers; one unit in flight for each, given when the actor has started."""
+    """As many Ray actors as there are workers; one unit in flight for each, given when the actor has started.
 
-    def __init__(self, build: Callable[[], Worker], ledger: Ledger, options: WorkOptions, most: int):
+    Actors that earlier passes left in `resting` are taken first: to start one costs a second and more.
+    """
+
+    def __init__(
+        self, build: Callable[[], Worker], ledger: Ledger, options: WorkOptions, most: int, resting: list[Any]
+    ):
         import ray
 
         self._ray = ray
         self._seconds = options.unit_timeout
         workers = options.workers or int(ray.cluster_resources().get("CPU", 1))
+        self._resting = resting
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, Unit, float]] = {}
@@ -291,8 +302,8 @@ class RayActors:
             self._hire()
 
     def _hire(self) -> None:
-        actor = self._hand.remote(*self._arguments)
-        self._starting[actor.ready.remote()] = actor
+        actor = self._resting.pop() if self._resting else self._hand.remote()
+        self._starting[actor.serve.remote(*self._arguments)] = actor
 
     def free(self) -> bool:
         return bool(self._idle)
@@ -351,20 +362,24 @@ class RayActors:
         return unit, cast(Record, result)
 
     def close(self) -> None:
-        for actor in [*self._starting.values(), *self._idle, *(actor for actor, _, _ in self._busy.values())]:
+        for actor, _, _ in self._busy.values():
             self._ray.kill(actor)
+        for actor in [*self._starting.values(), *self._idle]:
+            actor.rest.remote()
+            self._resting.append(actor)
 
 
 class Hand:
     """One process's worker: built at the first unit, and anew after a unit that raised, whatever state that left."""
 
-    def __init__(self, build: Callable[[], Worker], folder: Folder, name: str):
-        self._build = build
-        self._ledger = Ledger(folder, name)
+    def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def ready(self) -> None:
-        """Answers once the process stands and has what it was built from."""
+    def serve(self, build: Callable[[], Worker], folder: Folder, name: str) -> None:
+        """From here on the units are those of the pass `name`."""
+        self.rest()
+        self._build = build
+        self._ledger = Ledger(folder, name)
 
     def perform(self, unit: Unit) -> Record:
         self._worker = self._worker or self._build()
