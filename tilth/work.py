@@ -362,9 +362,9 @@ class RayActors:
         return unit, cast(Record, result)
 
     def close(self) -> None:
-        for actor, _, _ in self._busy.values():
-            self._ray.kill(actor)
-        for actor in [*self._starting.values(), *self._idle]:
+        for actor in [*self._starting.values(), *(actor for actor, _, _ in self._busy.values())]:
+            self._ray.kill(actor)  # those that start may be waiting for a CPU that those at rest have
+        for actor in self._idle:
             actor.rest.remote()
             self._resting.append(actor)
 

@@ -262,9 +262,8 @@ def choose(members: pa.Table, pairs: pa.Table, own: int) -> pa.Table:
     vertex = np.empty(len(nodes), np.int64)
     vertex[rank] = np.arange(len(nodes))
     best = first[rank]
-    ends = [vertex[np.searchsorted(nodes, column(pairs, name))] for name in ("left", "right")]
-    jaccard = column(pairs, "jaccard")
-    starts, neighbours, values = _adjacency(*ends, jaccard, len(nodes))
+    left, right = (vertex[np.searchsorted(nodes, column(pairs, name))] for name in ("left", "right"))
+    starts, neighbours, values = _adjacency(left, right, column(pairs, "jaccard"), len(nodes))
     owner, similarity = _dominating(starts, neighbours, values, document[best] >= own)
 
     mine = vertex[np.searchsorted(nodes, node)]

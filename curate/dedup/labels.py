@@ -3,6 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,14 +48,13 @@ class DuplicatesWorker:
         repeats = gathered(census.folders[0], REPEATS, self._repeats, payload, groups, REPEAT)
         parts = census.groups[payload]
         place = outbox.file(DUPLICATES, sum(part.documents for part in parts))
-        counts = dict.fromkeys(("documents", "copies", "near", "url", "repeated", "repeated_chars"), 0)
+        counts: Counter[str] = Counter()
         with pq.ParquetWriter(place, LABELS, compression="zstd") as file:
             for part in parts:
                 table = self._labels(part, url_of, chosen, repeats)
                 file.write_table(table, row_group_size=len(table))
-                for name, value in _counts(table).items():
-                    counts[name] += value
-        return counts | {"parts": {part.key: number for number, part in enumerate(parts)}}
+                counts.update(_counts(table))
+        return {**counts, "parts": {part.key: number for number, part in enumerate(parts)}}
 
     def _labels(self, part: Part, url_of: pa.Table, chosen: pa.Table, repeats: pa.Table) -> pa.Table:
         stored = self._run.table(part.key, ["id", "length.chars"])

@@ -103,7 +103,7 @@ def bucket_units(documents: int, bands: int) -> tuple[int, list[Unit]]:
 
 
 class EdgeWorker:
-    """Makes candidate pairs of the buckets of some cells; a pair is dealt to the group of its first document."""
+    """Makes candidate pairs of the buckets of some cells; a pair is dealt to the group of its lower document."""
 
     def __init__(self, census: Census, sources: Sequence[str], cells: int):
         self._census = census
@@ -111,34 +111,35 @@ class EdgeWorker:
         self._cells = cells
 
     def __call__(self, payload: Sequence[int], outbox: Outbox) -> Mapping[str, Any]:
-        folder, groups = self._census.folders[0], len(self._census.groups)
-        found = [np.zeros((0, 2), np.int64)]
-        for cell in payload:
-            table = gathered(folder, BANDS, self._sources, cell, self._cells, BANDED)
-            edges = candidates(*(column(table, name) for name in BANDED.names))
-            found.append(edges[edges[:, 0] < self._census.own])  # two of earlier runs are no candidates
-        edges = np.unique(np.concatenate(found), axis=0)
-        ends = np.unique(edges)
-        with Dealer(outbox.file(EDGES, len(edges), ".arrow"), EDGE, groups) as dealer:
-            table = pa.table({"a": edges[:, 0], "b": edges[:, 1]}, schema=EDGE)
-            dealer.add(table, self._census.group_of(edges[:, 0]))
-        with Dealer(outbox.file(ENDS, len(ends), ".arrow"), END, groups) as dealer:
-            dealer.add(pa.table({"document": ends}, schema=END), self._census.group_of(ends))
-        return {"edges": len(edges)}
+        census, groups = self._census, len(self._census.groups)
+        places = [outbox.file(output, 0, ".arrow") for output in (EDGES, ENDS)]
+        with Dealer(places[0], EDGE, groups) as edges, Dealer(places[1], END, groups) as ends:
+            for cell in payload:
+                table = gathered(census.folders[0], BANDS, self._sources, cell, self._cells, BANDED)
+                key, order, document = (column(table, name) for name in BANDED.names)
+                rank = np.lexsort((document, order, key))
+                document = document[rank]
+                paired = np.zeros(len(document), bool)
+                for one, other in meetings(key[rank]):
+                    a, b = np.sort(np.stack([document[one], document[other]]), axis=0)
+                    new = a < census.own  # two of earlier runs are no candidates
+                    paired[one[new]] = paired[other[new]] = True
+                    edges.add(pa.table([a[new], b[new]], schema=EDGE), census.group_of(a[new]))
+                ends.add(pa.table([document[paired]], schema=END), census.group_of(document[paired]))
+        return {"edges": edges.rows}
 
 
-def candidates(key: np.ndarray, order: np.ndarray, document: np.ndarray) -> np.ndarray:
-    """int64[m, 2]: pairs (lower number first) of documents in one bucket, each with the first FIRST_OF_BUCKET of it."""
-    rank = np.lexsort((document, order, key))
-    document = document[rank]
-    first = firsts(key[rank])
-    start = np.maximum.accumulate(np.where(first, np.arange(len(rank)), 0))
-    place = np.arange(len(rank)) - start
-    pairs = [np.zeros((0, 2), np.int64)]
-    for lead in range(min(FIRST_OF_BUCKET, int(place.max(initial=0)))):
-        later = np.flatnonzero(place > lead)
-        pairs.append(np.stack([document[start[later] + lead], document[later]], axis=1))
-    return np.sort(np.concatenate(pairs), axis=1)
+def meetings(key: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of places with equal keys in sorted keys: each place with the first FIRST_OF_BUCKET of its key, those with
+    the first, then those with the second, ..."""
+    first = firsts(key)
+    start = np.maximum.accumulate(np.where(first, np.arange(len(key)), 0))
+    later = np.flatnonzero(~first)
+    for lead in range(FIRST_OF_BUCKET):
+        later = later[later - start[later] > lead]
+        if not len(later):
+            return
+        yield start[later] + lead, later
 
 
 class GatherWorker:
@@ -218,15 +219,17 @@ class VerifyWorker:
 
 
 def completed(edges: np.ndarray) -> np.ndarray:
-    """int64[m, 2], sorted: candidate pairs, and of components of up to FIRST_OF_BUCKET documents all other pairs too.
+    """int64[m, 2], sorted, each once: candidate pairs (lower number first), and of components of up to FIRST_OF_BUCKET
+    documents all other pairs too.
 
     Two texts that meet in no bucket often have a neighbour in common; to compare them costs next to nothing.
     """
     nodes, root = components(edges)
     _, of_root, size = np.unique(root, return_inverse=True, return_counts=True)
-    small = size[of_root] <= FIRST_OF_BUCKET
-    pairs = candidates(root[small], nodes[small], nodes[small])
-    return np.unique(np.concatenate([edges, pairs]), axis=0)
+    small = np.flatnonzero(size[of_root] <= FIRST_OF_BUCKET)
+    small = small[np.argsort(root[small], kind="stable")]
+    pairs = [np.stack([nodes[small[one]], nodes[small[other]]], axis=1) for one, other in meetings(root[small])]
+    return np.unique(np.concatenate([edges, *pairs]), axis=0)
 
 
 def _clusters(edges: np.ndarray, copies: np.ndarray, nodes: np.ndarray) -> pa.Table:
@@ -254,7 +257,7 @@ class _Sets:
         return self._order[np.searchsorted(self._document, documents, sorter=self._order)]
 
     def ids(self, documents: np.ndarray) -> pa.Array:
-        found = [self._batches[self._batch[at]]["id"][int(self._row[at])] for at in self._find(documents)]
+        found = [self._batches[int(self._batch[at])]["id"][int(self._row[at])] for at in self._find(documents)]
         return pa.array([one.as_py() for one in found], pa.string())
 
     def jaccards(self, edges: np.ndarray) -> np.ndarray:
@@ -278,7 +281,7 @@ class _Sets:
         return start + max(1, int(np.searchsorted(np.cumsum(sizes), CHUNK)))
 
     def _shingles(self, at: int) -> np.ndarray:
-        column = self._batches[self._batch[at]]["shingles"]
+        column = self._batches[int(self._batch[at])]["shingles"]
         offsets = column.offsets
         row = int(self._row[at])
         values = column.values.slice(offsets[row].as_py(), offsets[row + 1].as_py() - offsets[row].as_py())

@@ -153,8 +153,9 @@ class Labeller:
         if not self._sketch:
             return None, None
         sketch = self._sketch(text)
-        signed = sketch.signature is not None and sketch.tokens >= self._options.minhash.min_tokens
-        return Dup(sketch.text_key), sketch.signature.tobytes() if signed else None
+        if sketch.signature is None or sketch.tokens < self._options.minhash.min_tokens:
+            return Dup(sketch.text_key), None
+        return Dup(sketch.text_key), sketch.signature.tobytes()
 
 
 def _sketcher(options: MinHashOptions) -> Any:
