@@ -91,6 +91,12 @@ class Run:
                 yield start, table
                 start += len(table)
 
+    def document(self, key: str, row: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Columns of one document; only its row group is read."""
+        with self.opened(f"documents/{key}.parquet") as opened, pq.ParquetFile(opened) as file:
+            group, place = divmod(row, file.metadata.row_group(0).num_rows)  # all but the last are of one size
+            return file.read_row_group(group, columns=columns).slice(place, 1).to_pylist()[0]
+
     def table(self, key: str, labels: Iterable[str]) -> pa.Table:
         """Columns of one unit's documents, named as asked (`id`, `gopher.words`, or a whole family `gopher`)."""
         wanted = list(labels)

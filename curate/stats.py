@@ -246,7 +246,7 @@ def _clusters(run: Run) -> list[dict[str, Any]]:
 
 def _member(run: Run, member: Mapping[str, Any]) -> dict[str, Any]:
     unit, row = member["unit"], member["row"]
-    document = run.table(unit, ["id", "url", "title", "text"]).slice(row, 1).to_pylist()[0]
+    document = run.document(unit, row, ["id", "url", "title", "text"])
     with run.opened(f"decisions/{unit}.parquet") as file:
         decision = pq.read_table(file).slice(row, 1).to_pylist()[0]
     return _sample(decision, document) | {"similarity": member["similarity"]}

@@ -10,9 +10,9 @@ from runs import results
 from test_dedup import EVERYTHING, corpus, written
 
 SCRIPT = Path(__file__).parent / "stopped.py"
-PASSES = """read dedup-keys dedup-copies dedup-bands dedup-edges contract small large spread write dedup-gather dedup-verify
-dedup-addresses dedup-addressed dedup-members dedup-chosen dedup-anchors dedup-anchored dedup-passages dedup-repeats
-dedup-duplicates decide deal corpus""".split()
+FINDING = ("keys", "copies", "bands", "edges"), ("contract", "small", "large", "spread", "write"), ("gather", "verify")
+CHOOSING = "addresses", "addressed", "members", "chosen", "anchors", "anchored", "passages", "repeats", "duplicates"
+PASSES = ["read", *FINDING[0], *FINDING[1], *FINDING[2], *CHOOSING, "decide", "deal", "corpus"]
 
 
 def stopped(given: Path, output: Path, where: str) -> int:
