@@ -9,9 +9,7 @@ works on; libraries and the like take 0.4 GB more in each process.
 """
 
 import argparse
-import itertools
 from collections import defaultdict
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,12 +43,13 @@ class Pass(NamedTuple):
 
 def measured(run: Path) -> Measured:
     events = [orjson.loads(line) for line in (run / "events.jsonl").read_bytes().splitlines()]
-    last = max(index for index, event in enumerate(events) if event.get("name") == "read")
+    last = max(index for index, event in enumerate(events) if (event["event"], event.get("name")) == ("pass", "read"))
     events = events[last:]
-    begun = [(event["name"], datetime.fromisoformat(event["time"])) for event in events if event["event"] == "pass"]
     seconds: dict[str, float] = defaultdict(float)
-    for (name, start), (_, end) in itertools.pairwise(begun):
-        seconds["components" if name.startswith("components") else name] += (end - start).total_seconds()
+    for event in events:
+        if event["event"] == "pass_end":
+            name = event["name"]
+            seconds["components" if name.startswith("components") else name] += event["seconds"]
     counts: dict[str, int] = defaultdict(int)
     for event in events:
         if event["event"] == "unit":

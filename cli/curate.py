@@ -17,7 +17,7 @@ Settings = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", min=0.05, max=0.99, help="Jaccard similarity of near-duplicates: sets bands and rows."),
+    typer.Option("--threshold", min=0.05, max=0.99, help="Jaccard similarity that makes near-duplicates."),
 ]
 Against = Annotated[
     list[str] | None,
@@ -251,6 +251,7 @@ def _changed(run: Any, recipe: str | None, settings: list[str] | None) -> "tuple
     own = run.request["recipe"]
     if recipe:
         other = _recipe(recipe, None).model_dump(mode="json", by_alias=True)
+        other["dedup"]["against"] = own["dedup"]["against"]  # an input, that no recipe changes
         own = {**own, **{part: other[part] for part in ("description", "dedup", "rules", "clean", "corpus")}}
     return recipe or run.name, changed(CurateRecipe, own, settings or (), recipe or run.name)
 

@@ -1,4 +1,5 @@
-"""The corpus: what is kept, cleaned by the line rules, in shards ordered by id, with all labels.
+"""The corpus: what is kept, cleaned by the line rules, in shards ordered by id, with all labels. A document of which
+cleaning leaves no text is left out, and counted.
 
 A shard is a range of ids, and every unit of the first pass has documents for every shard. So what is kept is first
 dealt to them, and a shard then sorts what it got. Each document is read twice and written twice, however many there
@@ -126,14 +127,17 @@ class CorpusWorker:
         ids = np.concatenate([np.zeros(0, "U32"), *(batch["id"].to_numpy(False).astype("U32") for batch in batches)])
         order = np.argsort(ids)
         ends = np.cumsum([len(batch) for batch in batches])
-        counts: dict[str, Any] = {"documents": len(ids), "bytes": 0, "lines": {}, "touched": {}}
-        place = outbox.file("corpus", len(ids))
+        counts: dict[str, Any] = {"documents": 0, "emptied": 0, "bytes": 0, "lines": {}, "touched": {}}
+        place = outbox.file("corpus", 0)
         with pq.ParquetWriter(place, self._written, compression="zstd") as file:
             for start in range(0, len(ids), ROW_GROUP):
                 table, lines, touched = self._cleaned(_picked(batches, ends, order[start : start + ROW_GROUP]))
-                file.write_table(table.select(self._written.names))
-                size = pc.sum(pc.binary_length(table["text"])).as_py()
-                counts = total([counts, {"bytes": size, "lines": lines, "touched": touched}])
+                left = table.filter(pc.not_equal(table["text"], ""))
+                file.write_table(left.select(self._written.names))
+                size = pc.sum(pc.binary_length(left["text"]), min_count=0).as_py()
+                found = {"documents": len(left), "emptied": len(table) - len(left), "bytes": size}
+                counts = total([counts, found | {"lines": lines, "touched": touched}])
+        outbox.file("corpus", counts["documents"])  # how many rows are left is known now
         return counts
 
     def _cleaned(self, table: pa.Table) -> tuple[pa.Table, Counter[str], Counter[str]]:

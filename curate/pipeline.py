@@ -157,7 +157,7 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
     if run.missing > len(failed):
         lost["read"] = f"{run.missing} units of the input are not read yet; `tilth curate run` goes on with them"
 
-    found, troubled = _find_duplicates(run, engine, light)
+    found, troubled = _find_duplicates(run, engine)
     lost |= troubled
 
     judged = _hash(run.fingerprint(), found, _rules(recipe))
@@ -174,7 +174,7 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
     return Result(report(run, passes), lost | written.failed)
 
 
-def _find_duplicates(run: Run, engine: Engine, light: bool) -> tuple[str, Mapping[str, str]]:
+def _find_duplicates(run: Run, engine: Engine) -> tuple[str, Mapping[str, str]]:
     """A hash of what the labels of duplicates depend on, and the units that failed; nothing if none are looked for."""
     if not run.recipe.labels.measured("dup"):
         return "", {}
@@ -183,7 +183,7 @@ def _find_duplicates(run: Run, engine: Engine, light: bool) -> tuple[str, Mappin
         raise UsageError(f"{run.folder.url}: duplicates were looked for by another version; {advice}")
     from .dedup.passes import find_duplicates  # numba and scipy are slow to import
 
-    return find_duplicates(run, engine, light)
+    return find_duplicates(run, engine, LIGHT)
 
 
 def _write_corpus(run: Run, engine: Engine, kept: dict[str, int], judged: str, light: bool) -> Outcome:

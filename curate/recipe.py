@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .clean import CLEANED, REPEATED
 from .clean import RULES as LINE_RULES
-from .dedup.options import DERIVED, DedupOptions
+from .dedup.options import DERIVED, NEAR_LABELS, PASSAGE_LABELS, URL_LABELS, DedupOptions
 from .extract import ExtractOptions
 from .label import EARLY, LabelOptions, measures
 from .read import ReadOptions
@@ -82,8 +82,15 @@ class CurateRecipe(BaseModel):
     def _duplicates_can_be_found(self) -> Self:
         dedup, permutations = self.dedup, self.labels.minhash.permutations
         passages = dedup.passages
-        if self.cuts_repeated and not (passages.lines or passages.sentences or passages.substrings):
+        if self.cuts_repeated and not passages.any():
             raise ValueError("clean: repeated cuts what dedup.passages finds; set lines, sentences or substrings there")
+        if dedup.url and not self.labels.measured("url_labels.canonical"):
+            raise ValueError("dedup.url: needs url_labels among labels.families")
+        off = () if dedup.url else URL_LABELS
+        off = {*off, *(() if passages.any() else PASSAGE_LABELS), *(() if dedup.near else NEAR_LABELS)}
+        for name, rule in self.rules.items():
+            for label in off.intersection(rule.labels()):
+                raise ValueError(f"rules.{name}: {label} is looked for only where the section dedup says so")
         if dedup.threshold is None and dedup.bands * dedup.rows > permutations:
             raise ValueError(
                 f"dedup: {dedup.bands} bands of {dedup.rows} rows need {dedup.bands * dedup.rows} values, "

@@ -82,14 +82,19 @@ class Run:
                 table = table.set_column(place, columns.field(family), labels.slice(start, len(table)))
             yield start, table.cast(columns)
 
-    def pieces(self, key: str, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
-        """Columns of one unit's documents, a row group at a time, and the number of its first row."""
-        start = 0
+    def pieces(
+        self, key: str, columns: Sequence[str] | None = None, wanted: np.ndarray | None = None
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """Columns of one unit's documents, a row group at a time, and the number of its first row.
+
+        Given the rows `wanted`, row groups without any are passed over.
+        """
+        end = 0
         with self.opened(f"documents/{key}.parquet") as opened, pq.ParquetFile(opened) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=columns)
-                yield start, table
-                start += len(table)
+                start, end = end, end + file.metadata.row_group(group).num_rows
+                if wanted is None or ((wanted >= start) & (wanted < end)).any():
+                    yield start, file.read_row_group(group, columns=columns)
 
     def document(self, key: str, row: int, columns: Sequence[str]) -> dict[str, Any]:
         """Columns of one document; only its row group is read."""

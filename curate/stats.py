@@ -44,6 +44,7 @@ def collect(run: Run, passes: Mapping[str, Iterable[Mapping[str, Any]]], inputs:
         "document_bytes": read.get("document_bytes", 0),
         "kept": decide.get("kept", 0),
         "kept_bytes": decide.get("kept_bytes", 0),
+        "emptied": corpus.get("emptied", 0),  # kept, but cleaning left no text of them: not in the corpus
         "corpus_bytes": corpus.get("bytes", decide.get("kept_bytes", 0)),  # the kept text, where no corpus was written
     }
     nothing = dict.fromkeys(("decided", "decided_bytes", "would_drop", "alone"), 0)
@@ -149,9 +150,10 @@ def _funnel(
         removed, gone = rule["decided"], rule["decided_bytes"]
         left, size = left - removed, size - gone
         steps.append(_step(rule["rule"], "rule", left, size, removed, gone, "text"))
-    gone = size - totals["corpus_bytes"]
+    removed, gone = totals["emptied"], size - totals["corpus_bytes"]
     if gone:
-        steps.append(_step("lines cleaned", "cleaning", left, totals["corpus_bytes"], 0, gone, "text"))
+        left, size = left - removed, totals["corpus_bytes"]
+        steps.append(_step("lines cleaned", "cleaning", left, size, removed, gone, "text"))
     return steps
 
 

@@ -16,14 +16,14 @@ from tilth.storage import Folder
 
 from .clean import REPEATED, clean
 from .decide import DecideWorker
-from .dedup.options import SPANS
+from .dedup.options import SPANS, STANDING
 from .rules import Rule, judge, shown
 from .run import Run
 
 MOST = 20  # stories told when many documents match
 MEMBERS = 5  # documents named of those that one stands for
 STORY = ["id", "url", "title", "source", "path", "offset", "text", "lines", "length", "lang"]
-DUPLICATE = ["url_of", "copy_of", "near_of", "similarity", "cluster", "size"]
+DUPLICATE = ["similarity", "cluster", "size", *(f"{kind}_{of}" for kind in STANDING for of in ("of", "run"))]
 
 
 def stories(run: Run, wanted: str) -> list[dict[str, Any]]:
@@ -61,6 +61,8 @@ def told(story: dict[str, Any]) -> str:
         what, done = ("passage", "cut") if rule == REPEATED else ("line", "removed or edited")
         lines.append(f"  {rule}: {count} {what if count == 1 else f'{what}s'} {done}")
     lines += [f"    - {line}" for line in story["removed_lines"]]
+    if story["emptied"]:
+        lines.append("  cleaning left nothing of its text, so it is not in the corpus")
     return "\n".join(lines)
 
 
@@ -127,6 +129,7 @@ def _story(run: Run, document: dict[str, Any], columns: dict[str, Any]) -> dict[
         "chars": document["length"]["chars"],
         "rules": [_against(one, rule, columns) for one, rule in rules.items()],
         "removed": removed,
+        "emptied": name is None and not left.strip(),
         "removed_lines": [line for line in text.split("\n") if line.strip() and line not in remaining][:10],
     }
 
@@ -138,31 +141,33 @@ def _duplicates(run: Run, key: str, row: int, own: str) -> dict[str, Any]:
     if not labels["near_of"] and labels["size"] > 1:
         dataset = run.dataset("dedup/labels")
         assert dataset is not None, "this document has labels of duplicates"
-        ids = dataset.to_table(columns=["id"], filter=pc.field("near_of") == own)["id"].sort().to_pylist()
+        stood_for = (pc.field("near_of") == own) & (pc.field("near_run") == 0)
+        ids = dataset.to_table(columns=["id"], filter=stood_for)["id"].sort().to_pylist()
         count, members = len(ids), _located(run, ids[:MEMBERS])
+    named = {kind: (labels[f"{kind}_run"], labels[f"{kind}_of"]) for kind in STANDING}
     return {
         **{name: labels[name] for name in ("similarity", "cluster", "size")},
-        **{name: _representative(run, labels[name], own) for name in ("near_of", "url_of")},
-        "equal": labels["copy_of"] != "" and labels["copy_of"] == labels["near_of"],
+        **{f"{kind}_of": _representative(run, *named[kind]) for kind in ("near", "url")},
+        "equal": labels["copy_of"] != "" and named["copy"] == named["near"],
         "stands_for": count,
         "members": members,
     }
 
 
-def _representative(run: Run, wanted: str, own: str) -> dict[str, Any] | None:
-    """Who stands for a document, and what became of it: of this run, or of the earlier ones it was compared with."""
+def _representative(run: Run, place: int, wanted: str) -> dict[str, Any] | None:
+    """Who stands for a document, and what became of it: of this run (place 0), or of the earlier one of that place."""
     if not wanted:
         return None
-    if wanted != own:
+    where = ""
+    try:
+        if place:
+            url = run.recipe.dedup.against[place - 1]
+            run, where = Run(Folder(url)), f" (in {url})"
         for found in _located(run, [wanted]):
-            return found | {"where": ""}
-    for url in run.recipe.dedup.against:
-        try:
-            for found in _located(Run(Folder(url)), [wanted]):
-                return found | {"where": f" (in {url})"}
-        except TilthError:  # an earlier run may be gone; what it said stays
-            continue
-    return {"id": wanted, "url": None, "kept": None, "rule": None, "where": ""}
+            return found | {"where": where}
+    except TilthError:  # an earlier run may be gone; what it said stays
+        pass
+    return {"id": wanted, "url": None, "kept": None, "rule": None, "where": where}
 
 
 def _located(run: Run, ids: list[str]) -> list[dict[str, Any]]:

@@ -302,8 +302,9 @@ class RayActors:
             self._hire()
 
     def _hire(self) -> None:
-        actor = self._resting.pop() if self._resting else self._hand.remote()
-        self._starting[actor.serve.remote(*self._arguments)] = actor
+        rested = bool(self._resting)
+        actor = self._resting.pop() if rested else self._hand.remote()
+        self._starting[actor.serve.remote(*self._arguments)] = (actor, rested)
 
     def free(self) -> bool:
         return bool(self._idle)
@@ -332,11 +333,11 @@ class RayActors:
     def _started(self, reference: Any) -> None:
         import ray.exceptions
 
-        actor = self._starting.pop(reference)
+        actor, rested = self._starting.pop(reference)
         try:
             self._ray.get(reference)
         except ray.exceptions.RayError as error:
-            self._stillborn += 1
+            self._stillborn += not rested  # one at rest may have died with its node since
             if self._stillborn >= STILLBORN:
                 raise TilthError(f"workers do not start on this cluster: {first_line(error)}") from error
             self._hire()
@@ -362,7 +363,7 @@ class RayActors:
         return unit, cast(Record, result)
 
     def close(self) -> None:
-        for actor in [*self._starting.values(), *(actor for actor, _, _ in self._busy.values())]:
+        for actor, *_ in [*self._starting.values(), *self._busy.values()]:
             self._ray.kill(actor)  # those that start may be waiting for a CPU that those at rest have
         for actor in self._idle:
             actor.rest.remote()

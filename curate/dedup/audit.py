@@ -39,7 +39,7 @@ from .shingle import compiled, jaccards, shingle_set
 SAMPLE, PAIRS, NEXT, TEXTS = "dedup/audit/sample", "dedup/audit/pairs", "dedup/audit/next", "dedup/audit/texts"
 FLOOR = 0.5  # pairs of the sample below it are not written
 HIGH = (0.8, 0.9)  # recall is told for pairs of this similarity, beside that of `dedup.verify`
-VERSION = 1  # goes up when the same run would get other figures
+VERSION = 2  # goes up when the same run would get other figures
 _CONFIDENCE = 1.959963984540054  # normal quantile of 97.5 %
 _BATCH = 50_000  # pairs that are held before they are written
 
@@ -48,6 +48,7 @@ SAMPLED = pa.schema(
     [
         pa.field("id", pa.string()),
         pa.field("near_of", pa.string()),
+        pa.field("near_run", pa.int32()),
         pa.field("cluster", pa.string()),
         pa.field("any", pa.bool_()),  # drawn from all texts
         pa.field("dropped", pa.bool_()),  # drawn from those that have another in their place
@@ -65,7 +66,8 @@ PAIR = pa.schema(
     ]
 )
 FOLLOWING = pa.schema([pa.field("id", pa.string()), pa.field("next", pa.string()), pa.field("first", pa.string())])
-TEXT = pa.schema([pa.field("id", pa.string()), _SET])
+TEXT = pa.schema([pa.field("run", pa.int32()), pa.field("id", pa.string()), _SET])
+Name = tuple[int, str]  # a document's run (0: this one, k: the k-th earlier one) and id; runs may share ids
 
 
 def audit_duplicates(run: Run, engine: Engine, documents: int, light: bool) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -147,6 +149,7 @@ class SampleWorker:
         columns = {
             "id": chosen["id"],
             "near_of": chosen["dup.near_of"],
+            "near_run": self._run.duplicates(part.key, ["near_run"])["near_run"].take(rows),
             "cluster": chosen["dup.cluster"],
             "any": anyone[rows],
             "dropped": dropped[rows],
@@ -284,45 +287,50 @@ def _common(shingles, hashes, starts, owners, count):
 class TextWorker:
     """Fetches the sets of shingles of the documents that those dropped are compared with."""
 
-    def __init__(self, census: Census, options: ShingleOptions, wanted: Sequence[str]):
+    def __init__(self, census: Census, options: ShingleOptions, wanted: Sequence[Name]):
         self._census = census
         self._runs = [Run(folder) for folder in census.folders]
         self._options = options
-        self._wanted = pa.array(wanted, pa.string())
+        self._wanted = [
+            pa.array([one for place, one in wanted if place == run], pa.string()) for run in range(len(self._runs))
+        ]
 
     def __call__(self, payload: int, outbox: Outbox) -> Mapping[str, Any]:
         tables = [TEXT.empty_table()]
         for part in self._census.groups[payload]:
             run = self._runs[part.run]
             ids = run.table(part.key, ["id"])["id"]
-            rows = np.flatnonzero(pc.is_in(ids, self._wanted).to_numpy())
+            rows = np.flatnonzero(pc.is_in(ids, self._wanted[part.run]).to_numpy())
             sets = _sets(_texts(run, part, rows), self._options)
-            tables.append(pa.table({"id": ids.take(rows), "shingles": sets}, schema=TEXT))
+            of = np.full(len(rows), part.run, np.int32)
+            tables.append(pa.table({"run": of, "id": ids.take(rows), "shingles": sets}, schema=TEXT))
         table = pa.concat_tables(tables)
         pq.write_table(table, outbox.file(TEXTS, len(table)), compression="zstd")
         return {"documents": len(table)}
 
 
 class _Compared(NamedTuple):
-    """Dropped documents (a SAMPLED table), and for each the id of another one of its cluster, or None."""
+    """Dropped documents (a SAMPLED table), and for each the one in its place, and another one of its cluster."""
 
     dropped: pa.Table
-    partners: list[str | None]
+    standing: list[Name]
+    partners: list[Name | None]
 
-    def wanted(self) -> list[str]:
-        return sorted({one for one in [*self.dropped["near_of"].to_pylist(), *self.partners] if one})
+    def wanted(self) -> list[Name]:
+        return sorted({one for one in [*self.standing, *self.partners] if one})
 
     def precision(self, run: Run, keys: Sequence[str], least: float) -> dict[str, dict[str, Any]]:
         """Which of them truly resemble the one in their place, and that other one."""
         fetched = _read(run, TEXTS, keys, TEXT)
-        place = {one: len(self.dropped) + at for at, one in enumerate(fetched["id"].to_pylist())}
+        names = zip(fetched["run"].to_pylist(), fetched["id"].to_pylist(), strict=True)
+        place = {name: len(self.dropped) + at for at, name in enumerate(names)}
         chunks = [*self.dropped["shingles"].chunks, *fetched["shingles"].chunks]
         sets = pa.chunked_array(chunks, _SET.type)
         values = pc.list_flatten(sets).to_numpy()
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(sets).to_numpy())]).astype(np.int64)
         clusters = self.dropped["cluster"].to_pylist()
         figures = {}
-        for name, others in (("representative", self.dropped["near_of"].to_pylist()), ("cluster", self.partners)):
+        for name, others in (("representative", self.standing), ("cluster", self.partners)):
             left = [at for at, other in enumerate(others) if other in place]
             right = [place[others[at]] for at in left]
             similarity = jaccards(values, offsets, np.array(left, np.int64), np.array(right, np.int64))
@@ -343,8 +351,9 @@ def _compared(run: Run, dropped: pa.Table, keys: Sequence[str]) -> _Compared:
     for own in dropped["id"].to_pylist():
         after, first = following.get(own, (None, None))
         partner = after or first
-        partners.append(partner if partner != own else None)
-    return _Compared(dropped, partners)
+        partners.append((0, partner) if partner and partner != own else None)
+    standing = list(zip(dropped["near_run"].to_pylist(), dropped["near_of"].to_pylist(), strict=True))
+    return _Compared(dropped, standing, partners)
 
 
 def _recall(run: Run, keys: Sequence[str], least: float) -> list[dict[str, Any]]:

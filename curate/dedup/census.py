@@ -28,6 +28,10 @@ class Part(NamedTuple):
     documents: int
     bytes: int  # of their text
 
+    def holds(self, numbers: np.ndarray) -> np.ndarray:
+        """bool[n]: the document is one of this part's."""
+        return (numbers >= self.first) & (numbers < self.first + self.documents)
+
 
 class Census(NamedTuple):
     """All documents that are looked at. Those numbered `own` and higher are earlier runs': what they kept stays."""
@@ -68,12 +72,6 @@ class Census(NamedTuple):
         """The numbers [low, high) of a group's documents."""
         last = self.groups[group][-1]
         return self.groups[group][0].first, last.first + last.documents
-
-    def whereabouts(self) -> dict[str, tuple[str, int]]:
-        """By key of this run's units: the key of its group, and its place in there."""
-        return {
-            part.key: (unit.key, place) for unit in self.units() for place, part in enumerate(self.groups[unit.payload])
-        }
 
 
 def kept(run: Run, key: str) -> np.ndarray:

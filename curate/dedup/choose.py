@@ -23,7 +23,7 @@ from tilth.work import Outbox
 from ..recipe import CurateRecipe
 from ..run import Run
 from .census import Census, Part, kept
-from .exact import firsts, halves
+from .exact import firsts, halves, leads
 from .near import CLUSTERED, CLUSTERS, PAIRS
 from .order import UNKNOWN, minutes, qualities
 from .shingle import compiled
@@ -47,6 +47,8 @@ ADDRESS = pa.schema([*RANKED, ("key", pa.uint64()), ("check", pa.uint64())])
 CHOICE = pa.schema(
     [
         ("document", pa.int64()),
+        ("copy", pa.int64()),  # numbers of the two that stay, whose ids follow: ids may meet those of earlier runs
+        ("near", pa.int64()),
         ("copy_of", pa.string()),
         ("near_of", pa.string()),
         ("similarity", pa.float64()),
@@ -54,7 +56,8 @@ CHOICE = pa.schema(
         ("size", pa.int64()),
     ]
 )
-OF_URL = pa.schema([("document", pa.int64()), ("url_of", pa.string())])
+# `url` is the number of the document whose id is `url_of`
+OF_URL = pa.schema([("document", pa.int64()), ("url", pa.int64()), ("url_of", pa.string())])
 
 
 class _Ranker:
@@ -131,16 +134,16 @@ class AddressedWorker:
         table = gathered(census.folders[0], ADDRESSES, self._sources, payload, self._count, ADDRESS)
         if self._newest:
             minute = column(table, "minute")
-            table = table.set_column(4, "minute", pa.array(np.where(minute < UNKNOWN, -minute, minute)))
-            table = table.set_column(3, "quality", pa.array(np.zeros(len(table))))
+            newest = {"minute": np.where(minute < UNKNOWN, -minute, minute), "quality": np.zeros(len(table))}
+            table = pa.table({name: table[name] for name in ADDRESS.names} | newest, schema=ADDRESS)
         table = table.take(order_of(table, census.own))
-        key, check = column(table, "key"), column(table, "check")
+        document, key, check = (column(table, name) for name in ("document", "key", "check"))
         rank = np.lexsort((check, key))  # stable: within a URL the order stays
         first = firsts(key[rank], check[rank])
-        lead = rank[np.maximum.accumulate(np.where(first, np.arange(len(rank)), 0))]
-        later = ~first & (column(table, "document")[rank] < census.own)
+        later = ~first & (document[rank] < census.own)
+        lead = rank[leads(first)][later]
         found = pa.table(
-            {"document": column(table, "document")[rank][later], "url_of": table["id"].take(lead[later])},
+            {"document": document[rank][later], "url": document[lead], "url_of": table["id"].take(lead)},
             schema=OF_URL,
         )
         with Dealer(outbox.file(ADDRESSED, len(found), ".arrow"), OF_URL, len(census.groups)) as dealer:
@@ -171,7 +174,7 @@ class MemberWorker:
         url_of = of_url(census, self._addressed, payload)
         with Dealer(outbox.file(MEMBERS, len(clustered), ".arrow"), MEMBER, max(1, len(found))) as dealer:
             for part in census.groups[payload]:
-                mine = np.flatnonzero((document >= part.first) & (document < part.first + part.documents))
+                mine = np.flatnonzero(part.holds(document))
                 if len(mine):
                     known = {"dup.url_of": spread(url_of, "url_of", part, "")} if not part.run else None
                     ranked = self._ranker.ranked(part, 1, known).take(document[mine] - part.first)
@@ -184,7 +187,7 @@ class MemberWorker:
 def spread(table: pa.Table, name: str, part: Part, missing: Any) -> pa.Array:
     """One entry for each document of a part: what `table` says of it, or `missing`."""
     document = column(table, "document")
-    rows = np.flatnonzero((document >= part.first) & (document < part.first + part.documents))
+    rows = np.flatnonzero(part.holds(document))
     at = np.full(part.documents, -1, np.int64)
     at[document[rows] - part.first] = rows
     taken = table[name].combine_chunks().take(pa.array(at, mask=at < 0))
@@ -234,26 +237,29 @@ def _excerpt(chosen: pa.Table, cluster: str, census: Census) -> dict[str, Any]:
     """Of a cluster, the document that stands for most others, for how many, and it and the two least like it: their
     similarity, and where they are stored. What an earlier run kept is named only."""
     own = chosen.filter(pc.equal(chosen["cluster"], cluster))
-    standing = own.filter(pc.not_equal(own["near_of"], "")).group_by("near_of").aggregate([("id", "count")])
+    replaced = own.filter(pc.not_equal(own["near_of"], ""))
+    standing = replaced.group_by(["near", "near_of"]).aggregate([("id", "count")])
     if not len(standing):
         return {"lead": None, "standing": 0, "members": []}
-    first = standing.sort_by([("id_count", "descending"), ("near_of", "ascending")]).slice(0, 1).to_pylist()[0]
-    lead = first["near_of"]
-    others = own.filter(pc.equal(own["near_of"], lead)).sort_by([("similarity", "ascending"), ("id", "ascending")])
-    shown = pa.concat_tables([own.filter(pc.equal(own["id"], lead)), others.slice(0, 2)]).to_pylist()
+    order = [("id_count", "descending"), ("near_of", "ascending"), ("near", "ascending")]
+    first = standing.sort_by(order).slice(0, 1).to_pylist()[0]
+    others = replaced.filter(pc.equal(replaced["near"], first["near"]))
+    others = others.sort_by([("similarity", "ascending"), ("id", "ascending")])
+    shown = pa.concat_tables([own.filter(pc.equal(own["document"], first["near"])), others.slice(0, 2)]).to_pylist()
     members = []
     for row in shown:
         group = census.groups[int(census.group_of(np.array(row["document"])))]
         part = next(part for part in reversed(group) if part.first <= row["document"])
         place = {"unit": part.key, "row": row["document"] - part.first}
         members.append({"id": row["id"], "similarity": row["similarity"], **place})
-    return {"lead": lead, "standing": first["id_count"], "members": members}
+    return {"lead": first["near_of"], "standing": first["id_count"], "members": members}
 
 
 def choose(members: pa.Table, pairs: pa.Table, own: int) -> pa.Table:
     """What stands for each of this run's `members`, a MEMBER table in the order in which they would stay.
 
-    `pairs` are verified: numbers of two nodes (`left`, `right`) and their similarity.
+    `pairs` are verified: numbers of two nodes (`left`, `right`) and their similarity. A cluster is named after this
+    run's documents alone: an earlier run's may have an id of this one.
     """
     document, node, root = (column(members, name) for name in ("document", "node", "root"))
     ids = members["id"].combine_chunks()
@@ -274,14 +280,19 @@ def choose(members: pa.Table, pairs: pa.Table, own: int) -> pa.Table:
     texts = ids.to_numpy(zero_copy_only=False).astype("U32")
     _, of_root, size = np.unique(root, return_inverse=True, return_counts=True)
     by_id = np.argsort(texts)
-    smallest = texts[by_id][np.unique(of_root[by_id], return_index=True)[1]]
+    by_id = by_id[document[by_id] < own]
+    named, smallest = np.unique(of_root[by_id], return_index=True)
+    names = np.zeros(len(size), texts.dtype)
+    names[named] = texts[by_id][smallest]
     chosen = pa.table(
         {
             "document": document,
+            "copy": document[best[mine]],
+            "near": document[stays],
             "copy_of": pa.array(np.where(is_best, "", texts[best[mine]])),
             "near_of": pa.array(np.where(near, texts[stays], "")),
             "similarity": pa.array(np.where(alone, 1.0, similarity[mine]), mask=~near),
-            "cluster": pa.array(smallest[of_root]),
+            "cluster": pa.array(names[of_root]),
             "size": pa.array(size[of_root]),
         },
         schema=CHOICE,

@@ -73,7 +73,7 @@ class CopyWorker:
         key, check, order, document = (column(table, name) for name in KEYED.names)
         rank = np.lexsort((document, order, check, key))
         first = firsts(key[rank], check[rank])
-        node = document[rank][np.maximum.accumulate(np.where(first, np.arange(len(rank)), 0))]
+        node = document[rank][leads(first)]
         copies = pa.table({"a": document[rank][~first], "b": node[~first]}, schema=COPY)
         place = outbox.file(COPIES, len(copies), ".arrow")
         with Dealer(place, COPY, len(self._census.groups)) as dealer:
@@ -88,3 +88,8 @@ def firsts(*keys: np.ndarray) -> np.ndarray:
     for key in keys:
         change[1:] |= key[1:] != key[:-1]
     return change
+
+
+def leads(first: np.ndarray) -> np.ndarray:
+    """int64[n]: where the run of equal keys begins that each place belongs to."""
+    return np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))

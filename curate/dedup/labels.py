@@ -17,7 +17,7 @@ from tilth.work import Outbox
 from ..run import DUPLICATES, Run
 from .census import Census, Part
 from .choose import CHOICE, CHOSEN, of_url, spread
-from .options import DERIVED
+from .options import DERIVED, STANDING
 from .passages import repeated
 from .repeats import REPEAT, REPEATS
 from .shuffle import column, gathered
@@ -27,6 +27,7 @@ LABELS = pa.schema(
         pa.field("id", pa.string()),
         *(pa.field(name.removeprefix("dup."), kind) for name, kind in DERIVED.items()),
         pa.field("spans", pa.list_(pa.int64())),  # where passages to cut start and end, in characters, in turn
+        *(pa.field(f"{name}_run", pa.int32()) for name in STANDING),
     ]
 )
 
@@ -71,14 +72,22 @@ class DuplicatesWorker:
             "repeated_share": cut / np.maximum(stored["length.chars"].to_numpy(), 1),
             "spans": pa.array(spans, pa.list_(pa.int64())),
         }
+        for name in STANDING:
+            number = spread(url_of if name == "url" else chosen, name, part, part.first)  # else: some one of this run
+            columns[f"{name}_run"] = runs_of(self._census, number.to_numpy())
         return pa.table([columns[name] for name in LABELS.names], schema=LABELS)
+
+
+def runs_of(census: Census, numbers: np.ndarray) -> np.ndarray:
+    """int32[n]: the place in `census.folders` of the run that each document is of."""
+    return np.array([group[0].run for group in census.groups], np.int32)[census.group_of(numbers)]
 
 
 def spans_of(repeats: pa.Table, part: Part) -> list[list[int]]:
     """For each document of a part: start, end, start, end, ... of the passages to cut; kinds are cut one by one."""
     spans: list[list[int]] = [[] for _ in range(part.documents)]
     document = column(repeats, "document")
-    here = repeats.take(np.flatnonzero((document >= part.first) & (document < part.first + part.documents)))
+    here = repeats.take(np.flatnonzero(part.holds(document)))
     if not len(here):
         return spans
     document, kind = column(here, "document"), column(here, "kind")
@@ -106,7 +115,6 @@ def _union(spans: list[int]) -> list[int]:
 
 def _counts(table: pa.Table) -> dict[str, int]:
     """How many documents each kind speaks of, and the characters in repeated passages."""
-
     copies, near, url = (pc.not_equal(table[name], "").to_numpy() for name in ("copy_of", "near_of", "url_of"))
     spans = table["spans"].combine_chunks()
     edges = spans.flatten().to_numpy()

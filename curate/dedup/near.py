@@ -2,9 +2,10 @@
 Jaccard similarity of a pair decides.
 
 Everything is dealt by range of keys, group of documents or component, and sorted where it is read. Texts that equal
-others take no part: the first of them stands for all. What is held at once: 24 bytes for each band of a group's
-documents, 100 bytes an entry of PARTITION in a bucket unit, the shingles of CHUNK documents' worth when pairs are
-verified; none of it grows with the number of documents.
+others take no part: the first of them stands for all. What is held at once does not grow with the number of documents:
+three times the signatures of a unit of the first pass; 170 bytes an entry of PARTITION in a bucket unit; CHUNK shingles
+and about 100 bytes a candidate pair where a component's pairs are verified. What is alike cannot be split, though: a
+bucket is sorted, and a component verified, by one unit, which for a million pages of one template takes some GB.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -22,7 +23,7 @@ from tilth.work import Outbox, Unit
 from ..run import Run
 from .census import Census, Part, kept
 from .components import components, roots
-from .exact import COPIES, COPY, firsts
+from .exact import COPIES, COPY, firsts, leads
 from .minhash import MinHashOptions, band_keys
 from .options import DedupOptions
 from .order import unjudged_order
@@ -35,6 +36,7 @@ PAIRS, CLUSTERS = "dedup/pairs", "dedup/clusters"
 
 PARTITION = 4_000_000  # entries of buckets that a unit sorts
 FIRST_OF_BUCKET = 50  # with so many of a bucket each member is paired, in the order in which they would stay
+CROWDED, FIRST_OF_CROWD = 1000, 5  # where a bucket has more members, with so many
 CHUNK = 16_000_000  # shingles that are held to verify pairs, 8 bytes each
 COMPONENT_BYTES = 64 * 2**20  # of text whose components one unit verifies, about
 
@@ -87,8 +89,7 @@ class BandWorker:
         signatures, signed = run.signatures(part.key)
         if part.run:
             signed &= kept(run, part.key)
-        here = copies[(copies >= part.first) & (copies < part.first + part.documents)] - part.first
-        signed[here] = False
+        signed[copies[part.holds(copies)] - part.first] = False
         order = unjudged_order(run, part, self._options.quality)
         return np.flatnonzero(signed), signatures[signed], order[signed]
 
@@ -131,12 +132,15 @@ class EdgeWorker:
 
 def meetings(key: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of places with equal keys in sorted keys: each place with the first FIRST_OF_BUCKET of its key, those with
-    the first, then those with the second, ..."""
+    the first, then those with the second, ... Where more than CROWDED have one key, with the first FIRST_OF_CROWD."""
     first = firsts(key)
-    start = np.maximum.accumulate(np.where(first, np.arange(len(key)), 0))
+    start = leads(first)
+    begins = np.flatnonzero(first)
+    sizes = np.repeat(np.diff(begins, append=len(key)), np.diff(begins, append=len(key)))
+    most = np.where(sizes > CROWDED, FIRST_OF_CROWD, FIRST_OF_BUCKET)
     later = np.flatnonzero(~first)
     for lead in range(FIRST_OF_BUCKET):
-        later = later[later - start[later] > lead]
+        later = later[(later - start[later] > lead) & (most[later] > lead)]
         if not len(later):
             return
         yield start[later] + lead, later
@@ -161,7 +165,7 @@ class GatherWorker:
         nodes, root = roots(folder, low, high)
         where = np.full(high - low, -1, np.int64)
         where[nodes - low] = root % self._count
-        pairs = gathered(folder, EDGES, self._edges, payload, groups, EDGE)
+        pairs = _distinct(gathered(folder, EDGES, self._edges, payload, groups, EDGE))
         copies = gathered(folder, COPIES, self._copies, payload, groups, COPY)
         ends = np.unique(column(gathered(folder, ENDS, self._edges, payload, groups, END), "document"))
         with Dealer(outbox.file(CANDIDATES, len(pairs), ".arrow"), EDGE, self._count) as dealer:
@@ -176,16 +180,22 @@ class GatherWorker:
     def _sets(self, group: int, wanted: np.ndarray) -> Iterator[pa.Table]:
         """The sets of shingles of the documents wanted, some at a time."""
         for part in self._census.groups[group]:
-            for start, piece in self._runs[part.run].pieces(part.key, ["id", "text"]):
-                low = part.first + start
-                mine = wanted[(wanted >= low) & (wanted < low + len(piece))]
-                if not len(mine):
-                    continue
-                rows = piece.take(mine - low)
+            mine = wanted[part.holds(wanted)] - part.first
+            if not len(mine):
+                continue
+            for start, piece in self._runs[part.run].pieces(part.key, ["id", "text"], mine):
+                here = mine[(mine >= start) & (mine < start + len(piece))]
+                rows = piece.take(here - start)
                 sets = [shingle_set(text, self._minhash) for text in rows["text"].to_pylist()]
                 offsets = np.concatenate([[0], np.cumsum([len(one) for one in sets])])
                 shingles = pa.LargeListArray.from_arrays(offsets, np.concatenate(sets))
-                yield pa.table({"document": mine, "id": rows["id"], "shingles": shingles}, schema=SET)
+                yield pa.table({"document": part.first + here, "id": rows["id"], "shingles": shingles}, schema=SET)
+
+
+def _distinct(pairs: pa.Table) -> pa.Table:
+    """Each candidate pair once, of those that several bands told."""
+    edges = np.unique(np.stack([column(pairs, name) for name in EDGE.names], axis=1), axis=0)
+    return pa.table([edges[:, 0], edges[:, 1]], schema=EDGE)
 
 
 class VerifyWorker:
@@ -201,8 +211,10 @@ class VerifyWorker:
         folder = self._census.folders[0]
         pairs = gathered(folder, CANDIDATES, self._sources, payload, self._count, EDGE)
         links = gathered(folder, LINKS, self._sources, payload, self._count, COPY)
-        edges = completed(np.stack([column(pairs, "a"), column(pairs, "b")], axis=1))
-        edges = edges[edges[:, 0] < self._census.own]
+        edges = np.stack([column(pairs, "a"), column(pairs, "b")], axis=1)
+        if self._verify:  # else only what met is trusted
+            edges = completed(edges)
+            edges = edges[edges[:, 0] < self._census.own]
         sets = _Sets(dealt(folder, SETS, self._sources, payload, self._count))
         similarity = sets.jaccards(edges)
         true = similarity >= self._verify
@@ -257,8 +269,8 @@ class _Sets:
         return self._order[np.searchsorted(self._document, documents, sorter=self._order)]
 
     def ids(self, documents: np.ndarray) -> pa.Array:
-        found = [self._batches[int(self._batch[at])]["id"][int(self._row[at])] for at in self._find(documents)]
-        return pa.array([one.as_py() for one in found], pa.string())
+        ids = pa.chunked_array([batch["id"] for batch in self._batches], pa.string()).combine_chunks()
+        return ids.take(pa.array(self._find(documents)))
 
     def jaccards(self, edges: np.ndarray) -> np.ndarray:
         """float64[m], for pairs sorted by their first document."""

@@ -16,9 +16,11 @@ COPY_LABELS = {
     "dup.size": pa.int64(),  # documents in the cluster
 }
 PASSAGE_LABELS = {"dup.repeated_share": pa.float64()}  # characters in passages that stand elsewhere, as a share
+NEAR_LABELS = ("dup.near_of", "dup.similarity")  # of COPY_LABELS, those that say nothing without dedup.near
 DERIVED = URL_LABELS | COPY_LABELS | PASSAGE_LABELS
 """Labels of duplicates that are known once all documents are, by the stage that finds them."""
 SPANS = "dup.spans"  # where the passages to cut start and end, in characters, in turn; no label for rules
+STANDING = ("url", "copy", "near")  # beside `copy_of` stands `copy_run`: 0 for this run, k for the k-th of `against`
 
 
 class ShingleOptions(BaseModel):

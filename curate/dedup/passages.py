@@ -45,6 +45,10 @@ class PassageOptions(BaseModel):
         default=50, ge=2, description="words of a run (characters of Chinese and the like); 50 as in Lee et al. 2022"
     )
 
+    def any(self) -> bool:
+        """Whether any are looked for."""
+        return self.lines or self.sentences or self.substrings
+
 
 class Passages(NamedTuple):
     """Passages of one text in order; all arrays have one entry a passage. `keys` and `checks` are a 128-bit hash."""

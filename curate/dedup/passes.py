@@ -3,7 +3,8 @@
 Equal texts, then near-duplicates: keys and bands, buckets, components, verification. They look at texts and signatures,
 and are done once. Then, among what the rules of a recipe leave, canonical URLs, the choice of what stays, and repeated
 passages: these look at labels (passages at texts too) and are done anew when rules change. At the end stand
-`dedup/labels/`, and `dedup/pairs/` with the verified pairs; what was only on its way is deleted.
+`dedup/labels/`, and `dedup/pairs/` with the verified pairs; beside them what changed rules start from, some dozen bytes
+a document. What was only on its way is deleted.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from tilth.ledger import Ledger
 from tilth.storage import Folder
 from tilth.work import Engine, Outcome, Unit
 
+from ..label import VERSIONS
 from ..recipe import CurateRecipe
 from ..run import DUPLICATES, Run
 from . import near
@@ -36,6 +38,10 @@ from .labels import DuplicatesWorker
 from .repeats import ANCHORED, ANCHORS, PASSAGES, REPEATS, PassageWorker, RepeatWorker, passage_partitions
 from .shuffle import names, partitions
 
+VERSION = 1  # goes up whenever the same labels would get other duplicates
+OVER_TEXTS = ("gather", "verify", "anchors", "passages")
+SMALL = 16 * 2**20  # bytes of text that passes over texts do without processes of their own
+
 
 class Failed(Exception):
     """Units of a pass failed, and what follows cannot be done."""
@@ -44,20 +50,20 @@ class Failed(Exception):
 class Passes:
     """The passes over one run's documents, beside those that earlier runs kept."""
 
-    def __init__(self, run: Run, engine: Engine, light: bool):
+    def __init__(self, run: Run, engine: Engine, light: int):
         self._run = run
         self._engine = engine
-        self._light = light
         self._options = run.recipe.dedup
         self._minhash = run.recipe.labels.minhash
         earlier = earlier_runs(run.recipe, run.folder)
         self._census = Census.of(run, earlier)
+        self._light = self._census.documents < light
         self._basis = [run.fingerprint(), *(kept_fingerprint(one) for one in earlier)]
 
     def __call__(self) -> str:
         """Does what is not done yet; returns a hash of what the labels depend on. Raises Failed."""
         recipe = self._run.recipe
-        graph = _hash(self._basis, self._graph_options())
+        graph = _hash(VERSION, self._basis, self._graph_options())
         clusters = self._clusters(graph)
         rules = recipe.model_dump(mode="json", include={"rules", "clean"})
         judged = _hash(graph, rules, self._options.url, self._options.url_keep)
@@ -98,8 +104,11 @@ class Passes:
             verify = [Unit(key, place, 1) for place, key in enumerate(keys)]
             worker = partial(near.VerifyWorker, census, sources, len(keys), options.verify)
             self._pass("verify", verify, worker, [near.PAIRS, near.CLUSTERS], depends)
-        self._drop("keys", "copies", "bands", "edges", "gather")
+        self._drop(keys=[KEYS], copies=[COPIES], bands=[near.BANDS], edges=[near.EDGES, near.ENDS])
+        self._drop(gather=[near.SETS, near.CANDIDATES, near.LINKS])
         Ledger(self._run.folder, "components").forget()
+        for folder in ("dedup/components", "dedup/components-passes"):
+            self._run.folder.delete(folder)
         return keys
 
     def _edges(self, groups: Sequence[Unit], copied: Sequence[str], depends: str) -> dict[str, int]:
@@ -115,6 +124,7 @@ class Passes:
     def _addressed(self, depends: str) -> list[str]:
         """Documents of one canonical URL; the keys of the units that found them."""
         if not self._options.url:
+            self._drop(addresses=[ADDRESSES], addressed=[ADDRESSED])
             return []
         keys = names("range", partitions(self._census.documents, PARTITION))
         if not self._stands("addressed", keys, [ADDRESSED], depends):
@@ -125,7 +135,7 @@ class Passes:
             sources = [unit.key for unit in groups]
             worker = partial(AddressedWorker, self._census, self._run.recipe, sources, len(keys))
             self._pass("addressed", units, worker, [ADDRESSED], depends)
-        self._drop("addresses")
+        self._drop(addresses=[ADDRESSES])
         return keys
 
     def _chosen(self, depends: str, clusters: Sequence[str], addressed: Sequence[str]) -> list[str]:
@@ -137,13 +147,15 @@ class Passes:
             units = [Unit(key, (place, key), 1) for place, key in enumerate(clusters)]
             worker = partial(ChooseWorker, self._census, [unit.key for unit in groups], len(clusters))
             self._pass("chosen", units, worker, [CHOSEN], depends)
-        self._drop("members")
+        self._drop(members=[MEMBERS])
         return list(clusters)
 
     def _repeats(self, depends: str, addressed: Sequence[str], chosen: Sequence[str]) -> list[str]:
         """Passages that stand more than once."""
         options = self._options.passages
-        if not (options.lines or options.sentences or options.substrings):
+        temporary = {"anchors": [ANCHORS], "anchored": [ANCHORED], "passages": [PASSAGES]}
+        if not options.any():
+            self._drop(**temporary, repeats=[REPEATS])
             return []
         keys = names("range", passage_partitions(self._census))
         if not self._stands("repeats", keys, [REPEATS], depends):
@@ -159,13 +171,14 @@ class Passes:
             self._pass("passages", groups, partial(deal, shared), [PASSAGES], depends)
             worker = partial(RepeatWorker, self._census, PASSAGES, REPEATS, sources, len(keys))
             self._pass("repeats", units, worker, [REPEATS], depends)
-        self._drop("anchors", "anchored", "passages")
+        self._drop(**temporary)
         return keys
 
     def _pass(
         self, name: str, units: Sequence[Unit], build: Callable[[], Any], outputs: Sequence[str], depends: str
     ) -> Outcome:
-        folder, light = self._run.folder, self._light
+        folder = self._run.folder
+        light = self._light and (name not in OVER_TEXTS or self._census.bytes < SMALL)
         outcome = self._engine.run(f"dedup-{name}", units, build, folder, outputs, light=light, depends_on=depends)
         if outcome.failed:
             raise Failed(outcome.failed)
@@ -177,13 +190,16 @@ class Passes:
         ledger.serve(depends)
         return set(keys) <= ledger.reconcile(outputs).keys()
 
-    def _drop(self, *names: str) -> None:
-        for name in names:
+    def _drop(self, **passes: Sequence[str]) -> None:
+        """Forgets passes and deletes their outputs, also those of a run that was killed while it did this."""
+        for name, outputs in passes.items():
             Ledger(self._run.folder, f"dedup-{name}").forget()
+            for output in outputs:
+                self._run.folder.delete(output)
 
 
-def find_duplicates(run: Run, engine: Engine, light: bool) -> tuple[str, Mapping[str, str]]:
-    """Labels every document of a run with its duplicates.
+def find_duplicates(run: Run, engine: Engine, light: int) -> tuple[str, Mapping[str, str]]:
+    """Labels every document of a run with its duplicates; fewer documents than `light` need no processes of their own.
 
     Returns a hash of what the labels depend on, and the units that failed, with reasons.
     """
@@ -204,8 +220,13 @@ def earlier_runs(recipe: CurateRecipe, output: Folder) -> list[Run]:
         earlier = Run(Folder(url))
         if earlier.recipe.labels.minhash != recipe.labels.minhash:
             raise UsageError(f"dedup.against: {url} has signatures of other labels.minhash; they cannot be compared")
-        if not Ledger(earlier.folder, "decide").records():
-            raise UsageError(f"dedup.against: {url} has no decisions; finish that run first")
+        if not earlier.recipe.labels.measured("dup") or earlier.request["labels"]["dup"] != VERSIONS["dup"]:
+            raise UsageError(
+                f"dedup.against: {url} has no signatures; `tilth curate label {url} --family dup` adds them"
+            )
+        written = {key for key, record in earlier.documents.items() if record["counts"]["documents"]}
+        if earlier.missing or written - Ledger(earlier.folder, "decide").records().keys():
+            raise UsageError(f"dedup.against: {url} is not finished; give its command again first")
         found.append(earlier)
     return found
 

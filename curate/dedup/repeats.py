@@ -1,18 +1,25 @@
 """Passages that stand more than once: lines, spans of sentences, runs of tokens. Their keys are dealt by range over the
 whole corpus; of each that repeats, the one in the document that would stay first stays.
 
+Looked at is what the corpus would hold: documents that no rule has dropped yet, without lines that line rules remove.
+
 Runs of tokens take two rounds: first the few fingerprints of each text that any common run must share, then the full
 keys of the runs around those that did repeat. Only this run's documents are looked at, not those of earlier runs.
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tilth.work import Outbox
 
+from ..label.lines import EDITS, FLAGS, MARKS
 from ..recipe import CurateRecipe
 from ..run import Run
 from ..segment import segment
@@ -20,13 +27,13 @@ from .census import Census, Part
 from .choose import CHOICE, CHOSEN, of_url, spread
 from .exact import firsts
 from .options import COPY_LABELS
-from .order import FALLEN, STANDING, minutes, order_keys, qualities
+from .order import unjudged_order
 from .passages import Passages, anchors, line_passages, sentence_passages, windows
 from .shuffle import Dealer, column, gathered, joined, partitions, ranges
 from .stages import passing
 
-PARTITION = 2_000_000  # passages that one unit sorts, 100 bytes each
-BYTES_PER_PASSAGE = 50  # of text, about; a line has more
+PARTITION = 2_000_000  # passages that one unit sorts, 140 bytes each; those of one key are not divided
+BYTES_PER_PASSAGE = 10  # of text; where much repeats every token begins a passage
 ANCHORS, ANCHORED = "dedup/anchors", "dedup/anchored"
 PASSAGES, REPEATS = "dedup/passages", "dedup/repeats"
 LINE, SENTENCES, RUN, ANCHOR = range(4)
@@ -79,42 +86,63 @@ class PassageWorker:
         output = ANCHORS if self._anchored is None else PASSAGES
         with Dealer(outbox.file(output, 0, ".arrow"), PASSAGE, self._count) as dealer:
             for part in census.groups[payload]:
-                order = self._order(part, url_of, chosen)
+                order, stands = self._order(part, url_of, chosen)
                 marks = _by_document(shared, part)
-                for start, piece in self._run.pieces(part.key, ["text"]):
+                for start, piece in self._run.pieces(part.key, ["text", "lines"], np.flatnonzero(stands)):
+                    flags = pc.struct_field(piece["lines"], "flags").to_pylist()
                     found = [
                         (place, kind, passages)
-                        for place, text in enumerate(piece["text"].to_pylist(), start)
-                        for kind, passages in self._passages(text, marks.get(place))
+                        for place, (text, bits) in enumerate(zip(piece["text"].to_pylist(), flags, strict=True), start)
+                        if stands[place]
+                        for kind, passages in self._passages(text, bits, marks.get(place))
                     ]
                     table = _rows(found, order, part.first)
                     dealer.add(table, ranges(column(table, "key"), self._count))
         return {"passages": dealer.rows}
 
-    def _passages(self, text: str, shared: np.ndarray | None) -> Iterator[tuple[int, Passages]]:
+    def _passages(
+        self, text: str, flags: list[int] | None, shared: np.ndarray | None
+    ) -> Iterator[tuple[int, Passages]]:
         options = self._recipe.dedup.passages
         document = segment(text)
         if self._anchored is None:
             found = anchors(document, options.substring_tokens)
             yield ANCHOR, Passages(found.keys, np.zeros_like(found.keys), found.tokens, found.tokens)
             return
+        gone = removed_lines(text, flags, self._recipe.line_rules)
         if options.lines:
-            yield LINE, line_passages(document, options)
+            yield LINE, _outside(gone, line_passages(document, options))
         if options.sentences:
-            yield SENTENCES, sentence_passages(document, options)
+            yield SENTENCES, _outside(gone, sentence_passages(document, options))
         if options.substrings and shared is not None:
-            yield RUN, windows(document, options.substring_tokens, shared)
+            yield RUN, _outside(gone, windows(document, options.substring_tokens, shared))
 
-    def _order(self, part: Part, url_of: pa.Table, chosen: pa.Table) -> np.ndarray:
-        """Documents that are dropped already, for another reason, keep no passage from others."""
+    def _order(self, part: Part, url_of: pa.Table, chosen: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """The order of a part's documents, and bool[n]: no rule has dropped it yet. Only those are looked at."""
         missing = {"dup.similarity": None, "dup.size": 1}
         known = {name: spread(chosen, name.removeprefix("dup."), part, missing.get(name, "")) for name in COPY_LABELS}
         known["dup.url_of"] = spread(url_of, "url_of", part, "")
-        passes = passing(self._run, self._recipe, part.key, part.documents, 2, known)
-        labels = self._run.table(part.key, ["id", "timestamp"])
-        quality = qualities(self._run, part, self._recipe.dedup.quality)
-        standing = np.where(passes, STANDING, FALLEN)
-        return order_keys(standing, quality, minutes(labels["timestamp"]), labels["id"].to_pylist())
+        stands = passing(self._run, self._recipe, part.key, part.documents, 2, known)
+        return unjudged_order(self._run, part, self._recipe.dedup.quality), stands
+
+
+def removed_lines(text: str, flags: list[int] | None, rules: Sequence[str]) -> np.ndarray:
+    """int64[n, 2]: where the lines start and end that line rules will remove; no passage is to stay there."""
+    bits = sum(FLAGS[rule] for rule in rules if rule not in MARKS and rule not in EDITS)
+    if not bits or flags is None:
+        return np.zeros((0, 2), np.int64)
+    ends = np.cumsum([len(line) + 1 for line in text.split("\n")])
+    gone = np.flatnonzero(np.array(flags) & bits)
+    return np.stack([np.concatenate([[0], ends])[gone], ends[gone]], axis=1)
+
+
+def _outside(gone: np.ndarray, found: Passages) -> Passages:
+    """The passages that reach into none of the spans `gone`, which are sorted."""
+    if not len(gone):
+        return found
+    after = np.searchsorted(gone[:, 1], found.starts, side="right")  # the first span that ends behind the start
+    clear = np.append(gone[:, 0], np.iinfo(np.int64).max)[after] >= found.ends
+    return Passages(*(part[clear] for part in found))
 
 
 def _rows(found: Sequence[tuple[int, int, Passages]], order: np.ndarray, first: int) -> pa.Table:
@@ -129,7 +157,7 @@ def _rows(found: Sequence[tuple[int, int, Passages]], order: np.ndarray, first: 
 def _by_document(shared: pa.Table, part: Part) -> dict[int, np.ndarray]:
     """First tokens of the repeated anchors of each of a part's documents that has any."""
     document, start = column(shared, "document"), column(shared, "start")
-    here = (document >= part.first) & (document < part.first + part.documents)
+    here = part.holds(document)
     document, start = document[here] - part.first, start[here]
     rank = np.lexsort((start, document))
     document, start = document[rank], start[rank]

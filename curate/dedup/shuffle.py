@@ -17,7 +17,6 @@ from tilth.work import first_line
 
 BUDGET = 64 * 2**20  # bytes that a dealer holds before it writes them
 MOST_PARTITIONS = 4096  # beyond it partitions grow; g files of p batches each are read one by one
-WHOLE = pa.ipc.IpcWriteOptions()
 
 
 def partitions(amount: int, each: int) -> int:
@@ -36,10 +35,14 @@ def ranges(keys: np.ndarray, count: int) -> np.ndarray:
 
 
 class Dealer:
-    """Writes tables to one Arrow file, each row to its partition. Batch f x count + i is for partition i."""
+    """Writes tables to one Arrow file, each row to its partition. Batch f x count + i is for partition i.
 
-    def __init__(self, place: Path, schema: pa.Schema, count: int):
-        self._file = pa.ipc.new_file(place, schema, options=WHOLE)
+    What is `packed` takes less disk, and its batches memory when they are read.
+    """
+
+    def __init__(self, place: Path, schema: pa.Schema, count: int, packed: bool = False):
+        options = pa.ipc.IpcWriteOptions(compression="lz4" if packed else None)
+        self._file = pa.ipc.new_file(place, schema, options=options)
         self._schema = schema
         self._count = count
         self._tables: list[pa.Table] = []

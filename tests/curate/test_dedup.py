@@ -4,6 +4,8 @@ import itertools
 import random
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -288,9 +290,20 @@ def test_a_later_crawl_gives_only_what_earlier_ones_did_not_keep(tmp_path):
     assert {one["rule"] for one in april.values()} == {None, "exact-duplicate", "near-duplicate"}
 
 
+def test_another_recipe_does_not_forget_earlier_runs(tmp_path):
+    place = written(tmp_path / "in.jsonl", corpus(30))
+    run([place], tmp_path / "march", recipe())
+    run([place], tmp_path / "april", recipe(f"dedup.against=[{tmp_path / 'march'}]"))
+    command = [sys.executable, "-m", "tilth.cli.main", "curate", "decide", str(tmp_path / "april"), "--recipe", "dedup"]
+    subprocess.run([*command, "--in-process"], check=True, capture_output=True)
+    assert not any(re.search(r"\w", row["text"]) for row in rows(tmp_path / "april", "corpus"))
+
+
 def test_earlier_runs_that_cannot_be_compared_are_refused(many, tmp_path):
     place = written(tmp_path / "in.jsonl", corpus(20))
+    run([place], tmp_path / "unmeasured", recipe("labels.families=[length]", name="keep-all"))
     for settings, message in [
+        ([f"dedup.against=[{tmp_path / 'unmeasured'}]"], "no signatures"),
         ([f"dedup.against=[{tmp_path / 'nothing'}]"], "nothing"),
         ([f"dedup.against=[{many}]", "labels.minhash.seed=2"], "labels.minhash"),
         ([f"dedup.against=[{tmp_path / 'run'}]"], "itself"),
@@ -310,11 +323,31 @@ def test_earlier_runs_that_cannot_be_compared_are_refused(many, tmp_path):
         ("labels.families=[dup, lnag]", "lnag"),
         ("clean=[repeated]", "dedup.passages"),
         ("dedup.verify=2", "verify"),
+        ('rules.x={label: dup.url_of, in: [""]}', "the section dedup"),
+        ("rules.x={label: dup.repeated_share, max: 0.5}", "the section dedup"),
+        ("dedup.near=false", "the section dedup"),
+        ("labels.families=[url_labels]", "not measured"),
     ],
 )
 def test_a_recipe_that_cannot_be_carried_out_is_refused(setting, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         recipe(setting)
+
+
+def test_a_passage_does_not_stay_in_a_line_that_goes(tmp_path):
+    source = random.Random(11)
+    shared = " ".join(source.choice(WORDS) for _ in range(60))
+    texts = [f"{prose(source, 40)}\n{shared} needs javascript to go on.", f"{prose(source, 40)}\n{shared} and so on."]
+    documents = [{"text": text, "timestamp": f"2024-05-0{day}T00:00:00Z"} for day, text in enumerate(texts, 1)]
+    settings = [
+        "read.timestamp_field=timestamp",
+        "labels.families=[url_labels, lines, dup]",
+        "dedup.passages.substrings=true",
+        "clean=[repeated, c4-javascript]",
+    ]
+    run([written(tmp_path / "in.jsonl", documents)], tmp_path / "run", recipe(*settings))
+    left = [row["text"] for row in rows(tmp_path / "run", "corpus", ["text"])]
+    assert sum(shared in text for text in left) == 1
 
 
 def test_without_verification_every_meeting_counts_and_is_told_its_similarity(tmp_path):

@@ -410,7 +410,8 @@ def test_no_page_of_the_real_crawl_is_lost(ray, data, tmp_path):
 def test_every_shipped_recipe_judges_the_demo(copied, name):
     chosen = recipe(name)
     own = Run(Folder(copied)).recipe
-    merged = own.model_copy(update={"rules": chosen.rules, "clean": chosen.clean, "corpus": chosen.corpus})
+    changed = {part: getattr(chosen, part) for part in ("dedup", "rules", "clean", "corpus")}
+    merged = own.model_copy(update=changed)
     totals = decide(Folder(copied), name, merged, ALONE, QUIET).stats["totals"]
     assert 0 < totals["kept"] <= totals["documents"]
     assert (totals["kept"] == totals["documents"]) == (name == "keep-all")

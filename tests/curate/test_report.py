@@ -53,14 +53,15 @@ def make_stats(rules):
     for rule in rules:
         left, left_bytes = left - rule["decided"], left_bytes - rule["decided_bytes"]
         funnel.append(step(rule["rule"], "rule", left, left_bytes, rule["decided"], rule["decided_bytes"]))
-    funnel.append(step("lines cleaned", "cleaning", left, left_bytes - 1000, 0, 1000))
+    funnel.append(step("lines cleaned", "cleaning", left - 2, left_bytes - 1000, 2, 1000))
     return {
         "missing_units": 0,
         "recipe": "fineweb",
         "tilth": "0.1.0",
         "inputs": ["crawl"],
         "totals": {"records": 1200, "record_bytes": 98_035_231, "failures": 20, "documents": documents}
-        | {"document_bytes": text, "kept": left, "kept_bytes": left_bytes, "corpus_bytes": left_bytes - 1000},
+        | {"document_bytes": text, "kept": left, "kept_bytes": left_bytes, "emptied": 2}
+        | {"corpus_bytes": left_bytes - 1000},
         "failures": [
             {
                 "stage": "extract",
@@ -150,14 +151,14 @@ def make_cluster(**changes):
     return {"cluster": "c" * 32, "size": 7, "lead": "0" * 32, "standing": 5, "members": members} | changes
 
 
+COUNTED = ("records", "failures", "documents", "kept", "emptied")
+SIZES = ("record_bytes", "document_bytes", "kept_bytes", "corpus_bytes")
 EMPTY = {
     "missing_units": 0,
     "recipe": "keep-all",
     "tilth": "0.1.0",
     "inputs": [],
-    "totals": dict.fromkeys(
-        ("records", "record_bytes", "failures", "documents", "document_bytes", "kept", "kept_bytes", "corpus_bytes"), 0
-    ),
+    "totals": dict.fromkeys((*COUNTED, *SIZES), 0),
     **{part: [] for part in ("failures", "rules", "funnel", "lines", "histograms", "languages", "domains")},
     "duplicates": None,
 }
@@ -206,7 +207,7 @@ def test_funnel_names_every_step_with_what_it_removed(tree):
     assert rows[1] == "no document −20 1.7% 1,180 −1.04 MB 1.1% 97.0 MBHTML"
     assert rows[3] == "gopher-words −30 2.5% 1,150 −1.20 kB 0.01% 9.00 MB"
     assert rows[-2] == "1 rule dropped nothing here: bullets"
-    assert rows[-1].startswith("lines cleaned")
+    assert rows[-1].startswith("lines cleaned −2 0.2% 1,137")
 
 
 def test_every_rule_stands_with_its_figures_in_the_order_of_application(tree):

@@ -1,7 +1,8 @@
 """A curation run that kills itself: `python stopped.py INPUT OUTPUT PASS [SETTING ...]`.
 
 It dies, as by kill -9, after the files of the first unit of a pass have their names and before its record is written:
-the worst moment. With PASS "none" it runs to the end. Partitions are small, so that every pass has several units.
+the worst moment. With PASS "forget:NAME" it dies when the records of that pass are deleted and its files are not yet;
+with "none" it runs to the end. Partitions are small, so that every pass has several units.
 """
 
 import os
@@ -31,7 +32,14 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         record(ledger, key, values)
 
-    Ledger.record = stopped
+    def forgotten(ledger: Ledger) -> None:
+        if f"forget:{ledger.name}" == last and ledger.records():
+            ledger.folder.delete(f"ledger/{ledger.name}")
+            os.kill(os.getpid(), signal.SIGKILL)
+        forget(ledger)
+
+    forget = Ledger.forget
+    Ledger.record, Ledger.forget = stopped, forgotten
     recipe = load_recipe(CurateRecipe, "dedup", PACKAGE, settings)
     outcome = curate([given], Folder(output), "dedup", recipe, WorkOptions(in_process=True), Progress(quiet=True))
     sys.exit(str(outcome.failed) if outcome.failed else 0)

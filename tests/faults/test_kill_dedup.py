@@ -12,7 +12,10 @@ from test_dedup import EVERYTHING, corpus, written
 SCRIPT = Path(__file__).parent / "stopped.py"
 FINDING = ("keys", "copies", "bands", "edges"), ("contract", "small", "large", "spread", "write"), ("gather", "verify")
 CHOOSING = "addresses", "addressed", "members", "chosen", "anchors", "anchored", "passages", "repeats", "duplicates"
-PASSES = ["read", *FINDING[0], *FINDING[1], *FINDING[2], *CHOOSING, "decide", "deal", "corpus"]
+PASSES = ["read", *FINDING[0], *FINDING[1], *FINDING[2]]
+PASSES += [f"forget:{name}" for name in ("dedup-bands", "dedup-gather", "components")]
+PASSES += [*CHOOSING[:4], "forget:dedup-members", *CHOOSING[4:-1], "forget:dedup-passages", CHOOSING[-1]]
+PASSES += ["decide", "deal", "corpus"]
 
 
 def stopped(given: Path, output: Path, where: str) -> int:
