@@ -281,7 +281,8 @@ def summary(stats: dict[str, Any]) -> str:
             removed = f"  -{step['removed']}" if step["removed"] else ""
             rows.append(f"{step['step']:<28}{step['documents']:>10}{step['bytes'] / 1e6:>10.2f} MB{removed}")
     totals = stats["totals"]
-    rows.append(f"{'kept':<28}{totals['kept']:>10}{totals['corpus_bytes'] / 1e6:>10.2f} MB")
+    left = totals["kept"] - totals["emptied"]
+    rows.append(f"{'corpus' if totals['emptied'] else 'kept':<28}{left:>10}{totals['corpus_bytes'] / 1e6:>10.2f} MB")
     if not totals["documents"] and stats["failures"]:
         most = stats["failures"][0]
         rows.append(f"no document came of it; most records failed with {most['reason']}, for example {most['example']}")

@@ -79,7 +79,7 @@ class DealWorker:
         self._schema = dealt_schema(run.recipe)
 
     def __call__(self, payload: Sequence[str], outbox: Outbox) -> Mapping[str, Any]:
-        with Dealer(outbox.file(DEALT, 0, ".arrow"), self._schema, self._count) as dealer:
+        with Dealer(outbox.file(DEALT, 0, ".arrow"), self._schema, self._count, packed=True) as dealer:
             for key in payload:
                 for kept in self._kept(key):
                     dealer.add(kept, ranges(leading(kept["id"]), self._count))

@@ -331,11 +331,11 @@ class _Compared(NamedTuple):
         clusters = self.dropped["cluster"].to_pylist()
         figures = {}
         for name, others in (("representative", self.standing), ("cluster", self.partners)):
-            left = [at for at, other in enumerate(others) if other in place]
-            right = [place[others[at]] for at in left]
-            similarity = jaccards(values, offsets, np.array(left, np.int64), np.array(right, np.int64))
+            pairs = [(at, place[other]) for at, other in enumerate(others) if other and other in place]
+            left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+            similarity = jaccards(values, offsets, left, right)
             true = int((similarity >= least).sum())
-            figures[name] = wilson(true, len(left)) | {"clusters": len({clusters[at] for at in left})}
+            figures[name] = wilson(true, len(left)) | {"clusters": len({clusters[at] for at, _ in pairs})}
         return figures
 
 

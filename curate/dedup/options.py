@@ -12,7 +12,7 @@ COPY_LABELS = {
     "dup.copy_of": pa.string(),  # id of the document that stays of those with the same text; "" for that one
     "dup.near_of": pa.string(),  # id of the document that stays of those similar; "" for that one
     "dup.similarity": pa.float64(),  # true Jaccard similarity with that one; null for one that stays
-    "dup.cluster": pa.string(),  # smallest id of those that similarity connects; "" for one alone
+    "dup.cluster": pa.string(),  # smallest id here of those that similarity connects; "" for one alone
     "dup.size": pa.int64(),  # documents in the cluster
 }
 PASSAGE_LABELS = {"dup.repeated_share": pa.float64()}  # characters in passages that stand elsewhere, as a share

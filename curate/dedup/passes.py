@@ -38,7 +38,7 @@ from .labels import DuplicatesWorker
 from .repeats import ANCHORED, ANCHORS, PASSAGES, REPEATS, PassageWorker, RepeatWorker, passage_partitions
 from .shuffle import names, partitions
 
-VERSION = 1  # goes up whenever the same labels would get other duplicates
+VERSION = 2  # goes up whenever the same labels would get other duplicates
 OVER_TEXTS = ("gather", "verify", "anchors", "passages")
 SMALL = 16 * 2**20  # bytes of text that passes over texts do without processes of their own
 
