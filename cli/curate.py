@@ -220,9 +220,15 @@ def _duplicates(settings: list[str] | None, threshold: float | None, against: li
     """The settings, with what the options on duplicates stand for before them."""
     import json
 
+    from tilth.errors import UsageError
     from tilth.storage import Folder
 
     chosen = []
+    banded = any(setting.startswith(("dedup.bands=", "dedup.rows=")) for setting in settings or ())
+    if banded and threshold is not None:
+        raise UsageError("--threshold chooses bands and rows; set them, or let it choose, not both")
+    if banded:
+        chosen = ["dedup.threshold=null"]  # of an earlier command
     if threshold is not None:
         chosen = [f"dedup.threshold={threshold}", f"dedup.verify={threshold}"]
     if against:
@@ -302,10 +308,10 @@ def audited(figures: dict[str, Any]) -> str:
     for one in figures["recall"]:
         rows.append(f"recall, pairs of similarity {one['threshold']:g} and more")
         rows.append(row("in one cluster", one["clustered"], one["clusters"]))
-        rows.append(row("not both kept", one["resolved"], one["clusters"]))
+        rows.append(row("at least one named a duplicate", one["resolved"], one["clusters"]))
     rows.append(f"precision, similarity {figures['verify']:g} and more")
     pairs = figures["precision"]
-    rows.append(row("dropped, and what stands for it", pairs["representative"], pairs["representative"]["clusters"]))
+    rows.append(row("duplicate, and what stands for it", pairs["representative"], pairs["representative"]["clusters"]))
     rows.append(row("two of one cluster", pairs["cluster"], pairs["cluster"]["clusters"]))
     rows.append("pairs of one cluster depend on each other: with few clusters, intervals are too narrow")
     return "\n".join(rows)

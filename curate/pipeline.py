@@ -137,7 +137,10 @@ def _check_families(run: Run, families: Sequence[str], recipe: CurateRecipe) -> 
     """Refuses settings that would leave a family out of date, and those that are no labels' at all."""
     for family in families:
         if family not in recipe.labels.families:
-            raise UsageError(f"--family {family}: not among the labels.families of this run")
+            families_then = ", ".join([*recipe.labels.families, family])
+            raise UsageError(
+                f"--family {family}: not measured in this run; --set 'labels.families=[{families_then}]' adds it"
+            )
     for part in type(recipe).model_fields:
         if part != "labels" and getattr(run.recipe, part) != getattr(recipe, part):
             raise UsageError(f"--set {part}: `tilth curate label` changes labels only")
@@ -158,16 +161,17 @@ def _finish(run: Run, engine: Engine, failed: dict[str, str], corpus: bool = Tru
         lost["read"] = f"{run.missing} units of the input are not read yet; `tilth curate run` goes on with them"
 
     found, troubled = _find_duplicates(run, engine)
-    lost |= troubled
+    if troubled:  # what was decided before stays as it is
+        return Result({}, {**lost, **troubled})
 
     judged = _hash(run.fingerprint(), found, _rules(recipe))
-    units = [Unit(key, key, run.documents[key]["counts"]["documents"]) for key in keys] if not troubled else []
+    units = [Unit(key, key, run.documents[key]["counts"]["documents"]) for key in keys]
     worker = partial(DecideWorker, run, recipe)
     decided = engine.run("decide", units, worker, output, ["decisions"], light=light, depends_on=judged)
     lost |= decided.failed
 
     # Without all decisions there is nothing a corpus could be made of; what was made of others goes.
-    whole = corpus and not troubled and not decided.failed
+    whole = corpus and not decided.failed
     kept = {key: record["counts"]["kept_bytes"] for key, record in decided.records.items()}
     written = _write_corpus(run, engine, kept if whole else {}, judged if whole else "", light)
     passes = {"read": run.documents, "decide": decided.records, "corpus": written.records}

@@ -84,6 +84,8 @@ class CurateRecipe(BaseModel):
         passages = dedup.passages
         if self.cuts_repeated and not passages.any():
             raise ValueError("clean: repeated cuts what dedup.passages finds; set lines, sentences or substrings there")
+        if dedup.against and not self.labels.measured("dup"):
+            raise ValueError("dedup.against: needs dup among labels.families")
         if dedup.url and not self.labels.measured("url_labels.canonical"):
             raise ValueError("dedup.url: needs url_labels among labels.families")
         off = () if dedup.url else URL_LABELS

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from tilth.errors import UsageError
+from tilth.errors import DirectoryConflict, UsageError
 from tilth.ledger import Ledger
 from tilth.storage import Folder
 from tilth.work import Engine, Outcome, Unit
@@ -217,12 +217,16 @@ def earlier_runs(recipe: CurateRecipe, output: Folder) -> list[Run]:
     for url in recipe.dedup.against:
         if Folder(url).url == output.url:
             raise UsageError(f"dedup.against: {url} is this run itself")
-        earlier = Run(Folder(url))
+        try:
+            earlier = Run(Folder(url))
+        except DirectoryConflict as error:
+            advice = "--set 'dedup.against=[]' does without it, and keeps again what it kept"
+            raise UsageError(f"dedup.against: {error}; {advice}") from error
         if earlier.recipe.labels.minhash != recipe.labels.minhash:
             raise UsageError(f"dedup.against: {url} has signatures of other labels.minhash; they cannot be compared")
         if not earlier.recipe.labels.measured("dup") or earlier.request["labels"]["dup"] != VERSIONS["dup"]:
             raise UsageError(
-                f"dedup.against: {url} has no signatures; `tilth curate label {url} --family dup` adds them"
+                f"dedup.against: {url} has no signatures; `tilth curate label` adds them there (--family dup)"
             )
         written = {key for key, record in earlier.documents.items() if record["counts"]["documents"]}
         if earlier.missing or written - Ledger(earlier.folder, "decide").records().keys():
