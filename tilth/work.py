@@ -7,6 +7,7 @@ worker that dies or overruns its time is replaced and its unit tried again.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -391,11 +392,15 @@ class Hand:
             raise
 
     def rest(self) -> None:
-        """Lets a worker that holds something (a child process) let go of it."""
+        """Lets a worker that holds something (a child process) let go of it, and gives free memory back."""
         worker, self._worker = self._worker, None
         close = getattr(worker, "close", None)
         if close:
             close()
+        del worker, close
+        if "pyarrow" in sys.modules:  # whose pool keeps what it once had
+            gc.collect()
+            sys.modules["pyarrow"].default_memory_pool().release_unused()
 
 
 def answers(address: str) -> bool:
