@@ -300,9 +300,9 @@ def audited(figures: dict[str, Any]) -> str:
 
     def row(name: str, share: dict[str, Any], clusters: int) -> str:
         if share["share"] is None:
-            return f"  {name:<32}no pairs"
+            return f"  {name:<34}no pairs"
         interval = f"{share['low']:.4f} to {share['high']:.4f}"
-        return f"  {name:<32}{share['share']:.4f}  {interval}{share['of']:>9}{clusters:>10}"
+        return f"  {name:<34}{share['share']:.4f}  {interval}{share['of']:>9}{clusters:>10}"
 
     rows = [f"{'':<34}{'share':<8}{'95 % interval':<16}{'of pairs':>11}{'clusters':>10}"]
     for one in figures["recall"]:
