@@ -7,7 +7,6 @@ worker that dies or overruns its time is replaced and its unit tried again.
 """
 
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -399,7 +398,6 @@ class Hand:
             close()
         del worker, close
         if "pyarrow" in sys.modules:  # whose pool keeps what it once had
-            gc.collect()
             sys.modules["pyarrow"].default_memory_pool().release_unused()
 
 
