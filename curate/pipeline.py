@@ -207,6 +207,7 @@ def _write_corpus(run: Run, engine: Engine, kept: dict[str, int], judged: str, l
     written = engine.run("corpus", parts, writer, output, ["corpus"], light=light, depends_on=depends)
     if not written.failed:
         Ledger(output, "deal").forget()
+        output.delete(DEALT)  # and what a run left that was killed while it forgot
     return written
 
 

@@ -186,3 +186,17 @@ def test_events_tell_what_happened(folder, writer):
     events = [orjson.loads(line) for line in folder.read("events.jsonl").splitlines()]
     assert [event["event"] for event in events].count("unit") == 1
     assert any("given up" in event.get("text", "") for event in events)
+
+
+def test_workers_that_died_between_two_passes_are_replaced(ray, folder, writer):
+    with Engine(WorkOptions(workers=2), Progress(quiet=True)) as engine:
+        for name in ("one", "two"):
+            units = [Unit(f"{name}-{number}", f"fine:{name}{number}", 1) for number in range(4)]
+            outcome = engine.run(name, units, partial(Writer, writer.notes), folder, [f"{name}-out"])
+            assert len(outcome.records) == 4
+            assert not outcome.failed
+            resting = list(engine._actors)
+            assert resting
+            engine._actors *= 3  # more dead ones than an engine takes for an accident
+            for actor in resting:
+                ray.kill(actor)

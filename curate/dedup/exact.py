@@ -1,6 +1,7 @@
 """Documents with one key: equal texts, or one canonical URL. Keys are dealt by range, and a range is sorted in memory.
 
-A range holds about PARTITION documents, 50 bytes each while it is sorted, whatever there are in all.
+A range holds about PARTITION documents, 110 bytes each while it is sorted, whatever there are in all; those of one key
+are not divided.
 """
 
 from collections.abc import Mapping, Sequence

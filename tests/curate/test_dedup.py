@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from runs import results, rows
@@ -348,6 +349,42 @@ def test_a_passage_does_not_stay_in_a_line_that_goes(tmp_path):
     run([written(tmp_path / "in.jsonl", documents)], tmp_path / "run", recipe(*settings))
     left = [row["text"] for row in rows(tmp_path / "run", "corpus", ["text"])]
     assert sum(shared in text for text in left) == 1
+
+
+def test_a_pass_that_fails_leaves_what_was_decided_before(many, tmp_path):
+    copied = Path(shutil.copytree(many, tmp_path / "run"))
+    before = {
+        name: value for name, value in results(copied).items() if name.startswith(("decisions", "corpus", "report"))
+    }
+    next((copied / "signatures").iterdir()).unlink()
+    outcome = decide(Folder(copied), "dedup", recipe(*EVERYTHING, "dedup.verify=0.9"), ALONE, QUIET)
+    assert "signatures" in " ".join(outcome.failed.values())
+    after = results(copied)
+    assert before
+    assert {name: after[name] for name in before} == before
+
+
+def test_each_of_a_bucket_meets_its_first_and_of_a_crowd_fewer(monkeypatch):
+    monkeypatch.setattr(near, "CROWDED", 10)
+    monkeypatch.setattr(near, "FIRST_OF_BUCKET", 4)
+    monkeypatch.setattr(near, "FIRST_OF_CROWD", 2)
+    keys = np.repeat(np.array([3, 5, 9], np.uint64), [6, 1, 12])
+    pairs = {pair for one, other in near.meetings(keys) for pair in zip(one.tolist(), other.tolist(), strict=True)}
+    small = {(a, b) for a in range(4) for b in range(a + 1, 6)}
+    crowd = {(a, b) for a in (7, 8) for b in range(a + 1, 19)}
+    assert pairs == small | crowd
+
+
+def test_a_threshold_and_bands_are_not_taken_together(many, tmp_path):
+    copied = str(shutil.copytree(many, tmp_path / "run"))
+    command = [sys.executable, "-m", "tilth.cli.main", "curate", "decide", copied, "--in-process"]
+    both = subprocess.run([*command, "--threshold", "0.8", "--set", "dedup.bands=3"], capture_output=True, text=True)
+    assert both.returncode == 2
+    assert "not both" in both.stderr
+    for more in (["--threshold", "0.8"], ["--set", "dedup.bands=3"]):
+        subprocess.run([*command, *more], check=True, capture_output=True)
+    chosen = orjson.loads((tmp_path / "run" / "run.json").read_bytes())["request"]["recipe"]["dedup"]
+    assert (chosen["bands"], chosen["threshold"], chosen["verify"]) == (3, None, 0.8)
 
 
 def test_without_verification_every_meeting_counts_and_is_told_its_similarity(tmp_path):

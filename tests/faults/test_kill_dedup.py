@@ -15,7 +15,7 @@ CHOOSING = "addresses", "addressed", "members", "chosen", "anchors", "anchored",
 PASSES = ["read", *FINDING[0], *FINDING[1], *FINDING[2]]
 PASSES += [f"forget:{name}" for name in ("dedup-bands", "dedup-gather", "components")]
 PASSES += [*CHOOSING[:4], "forget:dedup-members", *CHOOSING[4:-1], "forget:dedup-passages", CHOOSING[-1]]
-PASSES += ["decide", "deal", "corpus"]
+PASSES += ["decide", "deal", "corpus", "forget:deal"]
 
 
 def stopped(given: Path, output: Path, where: str) -> int:
