@@ -7,15 +7,11 @@ Runs of tokens take two rounds: first the few fingerprints of each text that any
 keys of the runs around those that did repeat. Only this run's documents are looked at, not those of earlier runs.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions when it is imported)
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tilth.work import Outbox
 
@@ -88,8 +84,9 @@ class PassageWorker:
             for part in census.groups[payload]:
                 order, stands = self._order(part, url_of, chosen)
                 marks = _by_document(shared, part)
-                for start, piece in self._run.pieces(part.key, ["text", "lines"], np.flatnonzero(stands)):
-                    flags = pc.struct_field(piece["lines"], "flags").to_pylist()
+                newest = self._run.table(part.key, ["lines.flags"])["lines.flags"]  # labels may stand beside documents
+                for start, piece in self._run.pieces(part.key, ["text"], np.flatnonzero(stands)):
+                    flags = newest.slice(start, len(piece)).to_pylist()
                     found = [
                         (place, kind, passages)
                         for place, (text, bits) in enumerate(zip(piece["text"].to_pylist(), flags, strict=True), start)
