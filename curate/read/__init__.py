@@ -1,4 +1,4 @@
-"""Readers: WARC, WET, loose HTML, JSONL and Parquet, from bytes to pages.
+"""Readers: WARC, WET, loose HTML, JSONL, Parquet and plain text, from bytes to pages.
 
 `list_units` (or `plan`, which also tells what was passed over) cuts the input into units of work; `read_unit` reads
 one. A page's body is decoded no further than its transport: `html` tells what it is, `charset` turns it into text.

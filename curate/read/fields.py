@@ -31,10 +31,14 @@ def row_page(row: Mapping[str, Any], unit: InputUnit, offset: int, options: Read
         url,
         parse_timestamp(field_of(row, options.timestamp_field)),
         title=_string(field_of(row, options.title_field)),
+        id=_string(field_of(row, options.id_field)),
+        label=_string(field_of(row, options.label_field)),
     )
     if options.html_field is None:
-        text = content if isinstance(content, str) else content.decode("utf-8", "replace")
-        return page._replace(text=sound_text(text))
+        text = sound_text(content if isinstance(content, str) else content.decode("utf-8", "replace"))
+        if not text.strip():
+            return Failure(unit.kind, unit.name, offset, "read", "no_text", f"{field} holds nothing but NULs", url)
+        return page._replace(text=text)
     if isinstance(content, str):
         return page._replace(content_type="text/html", charset="utf-8", body=sound_text(content).encode())
     return page._replace(content_type="text/html", body=content)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["warc", "wet", "html", "jsonl", "parquet"]
+Kind = Literal["warc", "wet", "html", "jsonl", "parquet", "text", "lines"]
 MEBIBYTE = 2**20
 
 
@@ -13,8 +13,10 @@ class ReadOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["auto", "warc", "wet", "html", "jsonl", "parquet"] = Field(
-        default="auto", description="what the input files are; auto tells it by their names, then by their first bytes"
+    kind: Literal["auto", "warc", "wet", "html", "jsonl", "parquet", "text", "lines"] = Field(
+        default="auto",
+        description="what the input files are; auto tells it by their names, then by their first bytes; plain text is "
+        "a document a file (text), cut at line ends where longer than max_record_bytes, or a document a line (lines)",
     )
     unit_bytes: int = Field(
         default=64 * MEBIBYTE, gt=0, description="inputs larger than this are split, smaller pages grouped"
@@ -36,3 +38,7 @@ class ReadOptions(BaseModel):
     url_field: str | None = Field(default="url", description="JSONL and Parquet: the address; rows may lack it")
     timestamp_field: str | None = Field(default=None, description="JSONL and Parquet: ISO 8601, or seconds since 1970")
     title_field: str | None = Field(default=None, description="JSONL and Parquet: the title")
+    id_field: str | None = Field(default=None, description="JSONL and Parquet: the document's id, where it has one")
+    label_field: str | None = Field(
+        default=None, description="JSONL and Parquet: a label, such as the language, that documents are grouped by"
+    )

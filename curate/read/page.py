@@ -7,7 +7,7 @@ from typing import NamedTuple
 class Page(NamedTuple):
     """One record of the input, decoded no further than its transport (chunking and content coding are undone)."""
 
-    source: str  # the kind of input: warc, wet, html, jsonl, parquet
+    source: str  # the kind of input: warc, wet, html, jsonl, parquet, text, lines
     path: str  # the input's name within the run
     # Where the record begins, unique in the file: the row of a table, else the byte. In a compressed WARC it is the
     # byte where the record's member begins, plus the record's rank in it if it holds several.
@@ -19,6 +19,8 @@ class Page(NamedTuple):
     body: bytes | None = None  # for what must still be decoded and extracted
     text: str | None = None  # for what is text already
     title: str | None = None
+    id: str | None = None
+    label: str | None = None
 
 
 class Failure(NamedTuple):

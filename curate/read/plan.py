@@ -36,12 +36,13 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+_PLAIN = ("text", "lines")
 _UNREADABLE = {
     ".arc": "ARC is not read; turn it into WARC first (warcio recompress)",
     ".wat": "WAT holds metadata and no pages; give the WARC or WET files",
 }
 _COMPRESSED = re.compile(r"\.(gz|zst|zstd)$")
-_UNKNOWN = "neither WARC, WET, HTML, JSONL nor Parquet by its name or its first bytes; set read.kind if it is one"
+_UNKNOWN = "neither WARC, WET, HTML, JSONL, Parquet nor .txt by its name or its first bytes; set read.kind if it is one"
 
 
 class Plan(NamedTuple):
@@ -63,12 +64,13 @@ def list_units(inputs: Sequence[str], options: ReadOptions) -> list[InputUnit]:
     return plan(inputs, options).units
 
 
-def plan(inputs: Sequence[str], options: ReadOptions, output: str = "") -> Plan:
+def plan(inputs: Sequence[str], options: ReadOptions, output: str = "", plain_text: bool = False) -> Plan:
     """Units of all inputs (files, folders, globs, local or any fsspec URL), sorted by name and start.
 
     Raises InputError for an input that is missing or empty, a file of no known kind, and a folder without any file
-    that can be read. Other files of a folder that are empty, hidden or of no known kind are passed over. What stands in
-    the folder `output`, where the run is written, is no input.
+    that can be read. Other files of a folder that are empty, hidden or of no known kind are passed over, and so is its
+    plain text unless `plain_text` is wanted: in a crawl it is what lies beside the pages. What stands in the folder
+    `output`, where the run is written, is no input.
     """
     if not inputs:
         raise InputError("no input: name at least one file, folder, glob or URL")
@@ -83,6 +85,8 @@ def plan(inputs: Sequence[str], options: ReadOptions, output: str = "") -> Plan:
             if output and os.path.abspath(file.path).startswith(f"{output}/"):
                 continue
             kind, trouble = _kind_of(file, options, given)
+            if kind in _PLAIN and not (given or plain_text or options.kind in _PLAIN):
+                kind = None
             if kind is None:
                 if given:
                     raise InputError(f"{file.path}: {trouble}")
@@ -172,8 +176,12 @@ def _kind_of(file: _Found, options: ReadOptions, given: bool) -> tuple[Kind | No
     kind, trouble = _KINDS.get(suffix), _UNREADABLE.get(suffix, "")
     if kind is None and not trouble:
         kind, trouble = _sniffed(_head(file.path))
+    if kind is None and suffix == ".txt":  # unless its first bytes tell something else
+        kind = "text"
     if options.kind == "wet" and kind == "warc":
         kind = "wet"
+    if options.kind == "lines" and kind == "text":
+        kind = "lines"
     if options.kind not in ("auto", kind) and {options.kind, kind} != {"warc", "wet"}:
         return None, "of another kind than read.kind"
     return kind, trouble
@@ -260,7 +268,7 @@ def _cuts(file: InputFile, unit_bytes: int) -> list[int]:
         return [0]
     even = [part * file.size // count for part in range(count)]
     compressed = bool(_COMPRESSED.search(file.name.lower()))
-    if file.kind == "jsonl":
+    if file.kind in ("jsonl", *_PLAIN):
         return [0] if compressed else even
     if compressed:
         return even

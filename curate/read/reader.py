@@ -6,6 +6,7 @@ from .files import read_files
 from .jsonl import read_jsonl
 from .options import ReadOptions
 from .page import Failure, Page
+from .text import read_text
 from .unit import InputUnit
 from .warc import read_warc
 
@@ -19,6 +20,8 @@ def read_unit(unit: InputUnit, options: ReadOptions) -> Iterator[Page | Failure]
         yield from read_table(unit, options)
     elif unit.kind == "jsonl":
         yield from read_jsonl(unit, options)
+    elif unit.kind in ("text", "lines"):
+        yield from read_text(unit, options)
     elif unit.kind == "html":
         yield from read_files(unit, options)
     else:

@@ -114,7 +114,7 @@ def _columns(path: str, metadata: pq.FileMetaData, options: ReadOptions) -> list
     """Paths of the columns to read. Only the address may be missing, and only under its default name."""
     there = [metadata.schema.column(at).path for at in range(len(metadata.schema))]
     columns = [options.html_field or options.text_field]
-    for option in ("url_field", "timestamp_field", "title_field"):
+    for option in ("url_field", "timestamp_field", "title_field", "id_field", "label_field"):
         name = getattr(options, option)
         default = ReadOptions.model_fields[option].default
         if name is not None and (name != default or any(_within(column, [name]) for column in there)):
