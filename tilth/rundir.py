@@ -8,14 +8,15 @@ from typing import Any
 import orjson
 
 from tilth.errors import DirectoryConflict
-from tilth.storage import Folder
+from tilth.storage import SCRATCH, Folder
 
 MANIFEST = "run.json"
+SPEAKING = ("ledger", "stats.json")  # what says that work is done
 
 
 def refuse_foreign(folder: Folder) -> None:
     """Raises DirectoryConflict for a folder that holds files and no run of tilth; touches nothing."""
-    if not folder.exists(MANIFEST) and set(folder.top()) - {".lock"}:
+    if not folder.exists(MANIFEST) and set(folder.top()) - {".lock", SCRATCH}:
         raise DirectoryConflict(f"{folder.url}: not empty, and not a run of tilth; choose another --output")
 
 
@@ -64,10 +65,10 @@ def write(folder: Folder, command: str, request: Mapping[str, Any], name: str) -
 def start_over(folder: Folder, command: str) -> None:
     """Empties the run directory of an earlier run of the same command; leaves any other folder as it is.
 
-    The ledger goes first: a stop in between leaves files that no record speaks for, never the reverse.
+    What speaks for others goes first: a stop in between leaves files that nothing speaks for, never the reverse.
     """
     if folder.exists(MANIFEST) and read(folder)["command"] == command:
-        for name in sorted(set(folder.top()) - {MANIFEST, ".lock"}, key=lambda name: (name != "ledger", name)):
+        for name in sorted(set(folder.top()) - {MANIFEST, ".lock"}, key=lambda name: (name not in SPEAKING, name)):
             folder.delete(name)
         folder.delete(MANIFEST)
 
