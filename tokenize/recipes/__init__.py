@@ -1,0 +1,1 @@
+"""Recipes of the tokenizer toolkit that travel with tilth."""
