@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import AsJson, InProcess, Quiet, Ray, RecipeName, Settings, Workers, print_json, print_recipes
+
 if TYPE_CHECKING:
     from ..curate.pipeline import Result
     from ..curate.recipe import CurateRecipe
@@ -12,9 +14,6 @@ app = typer.Typer(help="From a crawl to a labelled, filtered corpus.", no_args_i
 
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, local or remote.")]
 Recipe = Annotated[str, typer.Option("--recipe", help="A shipped recipe by name, or a .yaml file.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one thing of the recipe.")
-]
 Threshold = Annotated[
     float | None,
     typer.Option("--threshold", min=0.05, max=0.99, help="Jaccard similarity that makes near-duplicates."),
@@ -23,11 +22,6 @@ Against = Annotated[
     list[str] | None,
     typer.Option("--against", metavar="RUN", help="An earlier run; what it kept is not kept again. May be repeated."),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes at work; default: one for each CPU.")]
-InProcess = Annotated[bool, typer.Option("--in-process", help="Do everything in this process, without Ray.")]
-Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster to work on, or auto.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
 @app.command(
@@ -147,7 +141,7 @@ def why(
 
     found = stories(Run(Folder(run)), document)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print("\n\n".join(told(story) for story in found))
 
@@ -177,7 +171,7 @@ def audit(
     if result.failed:
         _finish(result, run, as_json)
     elif as_json:
-        _print_json({"run": run, **result.stats})
+        print_json({"run": run, **result.stats})
     else:
         print(audited(result.stats))
         print(f"report: {run.rstrip('/')}/report.html")
@@ -195,17 +189,11 @@ def report(run: RunFolder) -> None:
 
 
 @app.command("recipes", epilog="Example: tilth curate recipes fineweb > my.yaml")
-def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe, whole.")] = None) -> None:
+def recipes(name: RecipeName = None) -> None:
     """List the recipes that travel with tilth, or print one."""
-    from tilth.recipe import shipped, source
-
     from ..curate.recipe import PACKAGE
 
-    if name:
-        print(source(name, PACKAGE), end="")
-    else:
-        for one in shipped(PACKAGE):
-            print(f"{one:<12} {_recipe(one, None).description}")
+    print_recipes(PACKAGE, name)
 
 
 def _recipe(name: str, settings: list[str] | None) -> "CurateRecipe":
@@ -266,7 +254,7 @@ def _finish(result: "Result", run: str, as_json: bool) -> None:
     from tilth.errors import UnitsFailed
 
     if as_json:
-        _print_json({"run": run, **result.stats, "failed_units": result.failed})
+        print_json({"run": run, **result.stats, "failed_units": result.failed})
     elif result.stats:
         print(summary(result.stats))
         print(f"report: {run.rstrip('/')}/report.html")
@@ -315,9 +303,3 @@ def audited(figures: dict[str, Any]) -> str:
     rows.append(row("two of one cluster", pairs["cluster"], pairs["cluster"]["clusters"]))
     rows.append("pairs of one cluster depend on each other: with few clusters, intervals are too narrow")
     return "\n".join(rows)
-
-
-def _print_json(value: Any) -> None:
-    import orjson
-
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())

@@ -1,10 +1,16 @@
 """`tilth demo`: the whole way on a small crawl that it writes itself."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tilth.work import WorkOptions
+
 EXAMPLE = "Example: tilth demo demo-run/"
+VOCAB_SIZE = 1000
 
 
 def demo(
@@ -14,7 +20,7 @@ def demo(
         bool, typer.Option("--in-process", help="Do everything in this process, without Ray.")
     ] = False,
 ) -> None:
-    """Write a small crawl, curate it, and say where to look."""
+    """Write a small crawl, curate it, learn a tokenizer from it, encode it, and say where to look."""
     import shutil
     import sys
     from pathlib import Path
@@ -46,3 +52,28 @@ def demo(
     spam = next(entry.url for entry in written.entries if entry.kind == "spam" and entry.url)
     program = "tilth" if shutil.which("tilth") else sys.argv[0]
     print(f"what became of one page: {program} curate why {run} {spam}")
+    _tokenize(run, place, work)
+
+
+def _tokenize(run: "Path", place: "Path", work: "WorkOptions") -> None:
+    """A tokenizer of the demo's corpus, and the corpus as tokens."""
+    from tilth.errors import DirectoryConflict
+    from tilth.progress import Progress
+    from tilth.recipe import load_recipe
+    from tilth.storage import Folder
+
+    from ..tokenize.encode import EncodeOptions, encode
+    from ..tokenize.recipe import PACKAGE, TokenizerRecipe
+    from ..tokenize.train import train
+
+    recipe = load_recipe(TokenizerRecipe, "byte-bpe", PACKAGE, [f"vocab_size={VOCAB_SIZE}"])
+    folder, shards = Folder(place / "tokenizer"), Folder(place / "shards")
+    try:
+        made = train([str(run)], folder, "byte-bpe", recipe, work, Progress(folder))
+        stats = encode([str(run)], folder.url, shards, EncodeOptions(), work, Progress(shards))
+    except DirectoryConflict:  # a demo of another version
+        made = train([str(run)], folder, "byte-bpe", recipe, work, Progress(folder), fresh=True)
+        stats = encode([str(run)], folder.url, shards, EncodeOptions(), work, Progress(shards), fresh=True)
+    score = made.stats["score"]["bytes_per_token"]
+    print(f"{folder.url}: {made.tokenizer.size:,} ids, {score:.2f} bytes a token; report: {folder.url}/report.html")
+    print(f"{shards.url}: {stats['tokens']:,} tokens of {stats['documents']:,} documents, as Megatron reads them")

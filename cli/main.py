@@ -7,7 +7,7 @@ import typer
 
 from tilth.errors import Stopped, TilthError
 
-from . import curate, demo, submit
+from . import curate, demo, submit, tokenize
 
 app = typer.Typer(
     name="tilth",
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(curate.app, name="curate")
+app.add_typer(tokenize.app, name="tokenize")
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("submit", context_settings=submit.PASS_THROUGH, epilog=submit.EXAMPLE)(submit.submit)
 app.add_typer(submit.jobs_app, name="jobs")
