@@ -88,7 +88,7 @@ def train(
     from ..tokenize.recipe import PACKAGE, TokenizerRecipe
 
     name = recipe or algorithm or "byte-bpe"
-    own = [f"algorithm={algorithm}"] * bool(algorithm) + [f"vocab_size={vocab_size}"] * bool(vocab_size)
+    own = [f"algorithm={algorithm}"] * bool(algorithm) + [f"vocab_size={vocab_size}"] * (vocab_size is not None)
     chosen = load_recipe(TokenizerRecipe, name, PACKAGE, [*own, *(settings or [])])
     folder = Folder(output)
     work = work_options(workers, in_process, ray)
@@ -195,16 +195,17 @@ def embed(
 
     own = {"method": method, "multiple": multiple}
     options = changed(EmbedOptions, own, settings or (), "embed")
-    if method == "focus" and not inputs:
+    if options.method == "focus" and not inputs:
         raise UsageError("focus compares tokens by how the text uses them; name text with --input")
     told = expansion.read(tokenizer)
-    vectors = _vectors(tokenizer, told.size, inputs or [], sample * 2**20) if method == "focus" else None
+    vectors = _vectors(tokenizer, told.size, inputs or [], sample * 2**20) if options.method == "focus" else None
     result = checkpoint.embed(Path(model), told, Path(tokenizer), Path(output), options, vectors)
     if as_json:
         print_json(result)
     else:
         print(
-            f"{len(told.new_rows):,} new rows, {result['rows']:,} in all, by {method}: {', '.join(result['tensors'])}"
+            f"{len(told.new_rows):,} new rows, {result['rows']:,} in all, by {options.method}: "
+            f"{', '.join(result['tensors'])}"
         )
         print(f"which rows are new: {output.rstrip('/')}/new_rows.json")
 
@@ -258,7 +259,7 @@ def encode(
     else:
         print(f"{stats['documents']:,} documents, {stats['tokens']:,} tokens, {stats['bytes'] / 1e6:,.1f} MB of text")
         if stats["cut"]:
-            print(f"cut to {length:,} tokens: {stats['cut']:,} documents")
+            print(f"cut to {options.length:,} tokens: {stats['cut']:,} documents")
         if stats["shards"]:
             first = f"{output.rstrip('/')}/{stats['shards'][0]}.bin"
             print(f"{len(stats['shards'])} shards of {stats['dtype']}, the first: {first}")

@@ -205,7 +205,7 @@ def _learn_on_top(growth: Growth, counts: Counts, number: int, recipe: ExpandRec
     characters: list[str] = []
     if growth.base.family == "bpe":
         frequent = frequent_characters(character_uses(counts), recipe.learn.character_coverage)
-        characters = [chr(point) for point in frequent if chr(point) not in growth.vocabulary]
+        characters = [chr(point) for point in frequent if growth.lacks(chr(point))]
         for character in characters[:number]:
             growth.add_character(character)
     tokens = growth.grown().tokens

@@ -82,6 +82,7 @@ def encode(
             rundir.start_over(output, COMMAND)
         request = {
             "options": options.model_dump(mode="json"),
+            "specials": specials,
             "tokenizer": hashlib.sha256(orjson.dumps(tokenizer.spec)).hexdigest(),
             "inputs": fingerprint([Unit(one.unit.key, one, one.unit.size) for unit in units for one in unit.payload]),
         }

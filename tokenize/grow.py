@@ -60,6 +60,12 @@ class Growth:
         piece = self.base.bytes_of(token) if self.base.family == "byte-bpe" else token.encode()
         return self.compiled.encoder.segment(piece)
 
+    def lacks(self, character: str) -> bool:
+        """Whether a character would gain by an id of its own: it has none, and is no control that its byte stands for,
+        such as the newline, which is in all older text and in no longer token."""
+        control = len(character.encode()) == 1 and not character.isprintable()
+        return character not in self.vocabulary and not control
+
     def add_character(self, character: str) -> int:
         """An id for a character that was written as bytes; only on characters."""
         index = self._new(character)
@@ -96,8 +102,9 @@ class Growth:
     def _join(self, token: str) -> bool:
         """Adds a token that is a character, or the two tokens that it falls into; whether it is one of these."""
         if self.base.family == "bpe" and len(token) == 1:
-            self.add_character(token)
-            return True
+            if lacking := self.lacks(token):
+                self.add_character(token)
+            return lacking
         parts = self.segment(token)
         if len(parts) != 2 or (self.base.family == "bpe" and any(byte_of(self._names[part]) for part in parts)):
             return False
@@ -109,10 +116,12 @@ class Growth:
         cannot be: one of these is there, and never reached."""
         if self.base.family == "bpe":
             for character in token:
-                if character not in self.vocabulary:
+                if self.lacks(character):
                     self.add_character(character)
         while len(parts := self.segment(token)) > 1:
             named = [self._names[part] for part in parts]
+            if self.base.family == "bpe" and any(map(byte_of, named)):
+                return False
             found = next(((left, right) for left, right in pairwise(named) if left + right not in self.taken), None)
             if found is None:
                 return False

@@ -17,7 +17,10 @@ from .compiled import Compiled
 from .count import Counts
 from .expansion import Expansion
 from .grow import changeable
+from .split import METASPACE
 from .tokenizer import Tokenizer
+
+_METASPACE = METASPACE.encode()
 
 
 def proved(change: Change, kept: bool, counts: Counts, old_counts: Counts) -> dict[str, Any]:
@@ -76,6 +79,11 @@ def _compared(old: Segmented, now: Segmented, change: Change, words: Counts) -> 
         word = words.words()[int(np.flatnonzero(longer)[0])]
         raise TilthError(f"{word.decode(errors='replace')!r} has no new token and is cut otherwise")
     size = int((np.diff(words.bounds) * words.counts).sum())
+    if change.base.family == "bpe":  # a metaspace takes three bytes and stands for one
+        spaces = np.flatnonzero(
+            (words.text[:-2] == _METASPACE[0]) & (words.text[1:-1] == _METASPACE[1]) & (words.text[2:] == _METASPACE[2])
+        )
+        size -= 2 * int(words.counts[np.searchsorted(words.bounds, spaces, side="right") - 1].sum())
     return {
         "words": int(words.counts.sum()),
         "words_cut_otherwise": round(float(words.counts[touched].sum() / words.counts.sum()), 6),

@@ -105,7 +105,7 @@ def score_into(
     """Score cards of tokenizers that stand at `places`, after which they are called, on the same share of every unit,
     written into `output`: a page and a JSON."""
     size = sum(unit.size for unit in units)
-    shares = [min(unit.size, -(-unit.size * sample // size)) if size else 0 for unit in units]
+    shares = [-(-unit.size * sample // max(size, 1)) for unit in units]
     told = f"{sample} {[hashlib.sha256(orjson.dumps(one.spec)).hexdigest() for one in tokenizers]}"
     todo = [Unit(unit.key, (unit.payload, most), most) for unit, most in zip(units, shares, strict=True)]
     worker = partial(ScoreWorker, [absolute(place) for place in places], pattern, label)

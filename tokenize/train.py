@@ -69,7 +69,7 @@ def train(
         if fresh:
             rundir.start_over(output, COMMAND)
         request = {"recipe": recipe.model_dump(mode="json"), "inputs": fingerprint(units)}
-        request |= {"counts": [folder.url for folder in tables]} if tables else {}
+        request |= {"counts": [_files_of(folder) for folder in tables]} if tables else {}
         claim(output, COMMAND, request, name)
         if output.exists(STATS) and output.exists(TOKENIZER):
             progress.note(f"{output.url}: this tokenizer is there already; --fresh makes it anew")
@@ -81,6 +81,7 @@ def train(
         if recipe.mixture:
             stats["factors"] = recipe.mixture.factors(stats["bytes"])
         counts = load_counts(tables, stats.get("factors"))
+        stats["words"] = len(counts.counts)
         progress.note(f"learning {recipe.vocab_size:,} ids from {len(counts.counts):,} words")
         tokenizer = learned(counts, recipe)
         with explained(output.url):
@@ -141,6 +142,13 @@ def count(
         skipped = ", ".join(f"{number} {reason}" for reason, number in found["skipped"].items())
         raise InputError(f"no text in the input: {found['documents']} documents{f' ({skipped})' if skipped else ''}")
     return found
+
+
+def _files_of(folder: Folder) -> str:
+    """Hash of a run's tables."""
+    merged = Ledger(folder, "merge").records()
+    told = [file["sha256"] for record in merged.values() for file in record["files"]]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def _told(counted: Mapping[str, Record], merged: Mapping[str, Record]) -> dict[str, Any]:

@@ -325,3 +325,15 @@ def test_what_a_real_vocabulary_does_not_need_for_a_text_can_go(data: Path, name
     assert len(order) > 20_000
     for number in (len(order) // 2, len(order)):
         assert_cut_as_before(base, order[:number], [TEXT, *TEXT.split()], renumber=True)
+
+
+@pytest.mark.realdata
+def test_what_the_base_writes_in_one_byte_keeps_its_id(data):
+    """LLaMA has no newline of its own, only its byte: text of any language has newlines."""
+    growth = Growth(load(data / "tokenizers" / "dolma" / "llama-test-tokenizer.json.gz"))
+    assert not growth.lacks("\n")
+    assert growth.splice(["\n", "\n\n", "犁"]) == ["\n", "\n\n"]
+    assert growth.bridge("\n")
+    assert not growth.bridge("\n\n")
+    assert growth.new() == ["犁"]
+    assert growth.grown().encode(["a\nb"])[0].tolist() == growth.base.encode(["a\nb"])[0].tolist()
