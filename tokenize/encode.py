@@ -5,12 +5,11 @@ NeMo open, and beside it a Parquet file with the id and length of each document,
 page.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -83,7 +82,7 @@ def encode(
         request = {
             "options": options.model_dump(mode="json"),
             "specials": specials,
-            "tokenizer": hashlib.sha256(orjson.dumps(tokenizer.spec)).hexdigest(),
+            "tokenizer": tokenizer.digest,
             "inputs": fingerprint([Unit(one.unit.key, one, one.unit.size) for unit in units for one in unit.payload]),
         }
         rundir.claim(output, COMMAND, request, tokenizer.name, ADVICE)
@@ -218,16 +217,12 @@ def around(ids: np.ndarray, lengths: np.ndarray, begin: int | None, end: int | N
 
 def write_index(place: Path, lengths: np.ndarray, dtype: np.dtype) -> None:
     """Megatron-core's `.idx` of documents that are one sequence each (int64[n] tokens)."""
-    with open(place, "wb") as file:
-        _write_index(file, lengths, dtype)
-
-
-def _write_index(file: IO[bytes], lengths: np.ndarray, dtype: np.dtype) -> None:
     pointers = (np.cumsum(lengths) - lengths) * dtype.itemsize
-    file.write(_MAGIC)
-    file.write(np.array([_VERSION], "<u8").tobytes())
-    file.write(bytes([_CODES[dtype]]))
-    file.write(np.array([len(lengths), len(lengths) + 1], "<u8").tobytes())
-    file.write(lengths.astype("<i4").tobytes())
-    file.write(pointers.astype("<i8").tobytes())
-    file.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
+    with open(place, "wb") as file:
+        file.write(_MAGIC)
+        file.write(np.array([_VERSION], "<u8").tobytes())
+        file.write(bytes([_CODES[dtype]]))
+        file.write(np.array([len(lengths), len(lengths) + 1], "<u8").tobytes())
+        file.write(lengths.astype("<i4").tobytes())
+        file.write(pointers.astype("<i8").tobytes())
+        file.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())

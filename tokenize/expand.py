@@ -5,7 +5,6 @@ What is promised is proved before anything is written: each new token is reached
 and a word without a new token is cut as it was. `expansion.json` tells a model's embedding what to do.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -76,8 +75,8 @@ def expand(
         request = {
             "recipe": recipe.model_dump(mode="json"),
             "inputs": fingerprint([*units, *old_units]),
-            "base": _hash(base),
-            "add": [_hash(one) for one in seconds],
+            "base": base.digest,
+            "add": [one.digest for one in seconds],
         }
         claim(output, COMMAND, request, name)
         if output.exists(STATS) and output.exists(TOKENIZER):
@@ -113,7 +112,3 @@ def _split(base: Tokenizer, encoder: Compiled, recipe: ExpandRecipe) -> SplitOpt
     if base.family == "byte-bpe":
         return encoder.split
     return SplitOptions.model_validate({**recipe.split.model_dump(), "pattern": "metaspace"})
-
-
-def _hash(tokenizer: Tokenizer) -> str:
-    return hashlib.sha256(orjson.dumps(tokenizer.spec)).hexdigest()

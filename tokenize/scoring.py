@@ -1,6 +1,5 @@
 """Score cards over a corpus: units of work that count, one page and one JSON that tell."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -85,7 +84,7 @@ def score(
             rundir.start_over(output, COMMAND)
         request = {
             "options": options.model_dump(mode="json"),
-            "tokenizers": [hashlib.sha256(orjson.dumps(one.spec)).hexdigest() for one in tokenizers],
+            "tokenizers": [one.digest for one in tokenizers],
             "inputs": fingerprint(units),
         }
         rundir.claim(output, COMMAND, request, "", ADVICE)
@@ -106,7 +105,7 @@ def score_into(
     written into `output`: a page and a JSON."""
     size = sum(unit.size for unit in units)
     shares = [-(-unit.size * sample // max(size, 1)) for unit in units]
-    told = f"{sample} {[hashlib.sha256(orjson.dumps(one.spec)).hexdigest() for one in tokenizers]}"
+    told = f"{sample} {[one.digest for one in tokenizers]}"
     todo = [Unit(unit.key, (unit.payload, most), most) for unit, most in zip(units, shares, strict=True)]
     worker = partial(ScoreWorker, [absolute(place) for place in places], pattern, label)
     light = min(sample, size) < LIGHT

@@ -7,6 +7,7 @@ in the tokenizers library. Special tokens are never read out of text: only `Toke
 
 import functools
 import gzip
+import hashlib
 import itertools
 import json
 import os
@@ -108,6 +109,11 @@ class Tokenizer:
         if byte := byte_of(token):
             return byte
         return token.replace(METASPACE, " ").encode()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of the spec: what makes two tokenizers the same."""
+        return hashlib.sha256(orjson.dumps(self.spec)).hexdigest()
 
     @functools.cached_property
     def library(self) -> Any:
