@@ -13,12 +13,11 @@ import numpy as np
 
 from ..curate.dedup.shingle import compiled
 from .split import Splitter, decode
+from .tables import SHIFT, hash_bytes, same_bytes, spread
 
 _CACHED = 64  # bytes of the longest word that is remembered
 _REMEMBERED = 2**18  # words
 _FEW = 96  # symbols of a word in which the best pair is looked for one by one
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(32)
 _NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NEVER = np.int64(2**62)
 
@@ -171,8 +170,7 @@ def _set(seams: Sequence[tuple[int, int]]) -> np.ndarray:
 @compiled
 def _place(keys, key):
     mask = np.uint64(len(keys) - 1)
-    value = key * _MULTIPLIER
-    slot = (value ^ (value >> _SHIFT)) & mask
+    slot = spread(key) & mask
     while keys[slot] != key and keys[slot] != _NOTHING:
         slot = (slot + np.uint64(1)) & mask
     return slot
@@ -181,7 +179,7 @@ def _place(keys, key):
 @compiled
 def _fill(merges, first, keys, values):
     for index in range(len(merges)):
-        key = np.uint64(merges[index, 0]) << _SHIFT | np.uint64(merges[index, 1])
+        key = np.uint64(merges[index, 0]) << SHIFT | np.uint64(merges[index, 1])
         slot = _place(keys, key)
         keys[slot] = key
         values[slot] = np.int64(first + index) << 32 | merges[index, 2]
@@ -199,14 +197,14 @@ def _refill(merges, keys, values):
 @compiled
 def _fill_set(pairs, keys):
     for index in range(len(pairs)):
-        key = np.uint64(pairs[index, 0]) << _SHIFT | np.uint64(pairs[index, 1])
+        key = np.uint64(pairs[index, 0]) << SHIFT | np.uint64(pairs[index, 1])
         keys[_place(keys, key)] = key
 
 
 @compiled
 def _found(merges, left, right):
     """Rank and id of a pair, or _NEVER."""
-    key = np.uint64(left) << _SHIFT | np.uint64(right)
+    key = np.uint64(left) << SHIFT | np.uint64(right)
     slot = _place(merges.keys, key)
     return merges.values[slot] if merges.keys[slot] == key else _NEVER
 
@@ -222,7 +220,7 @@ def _cuts(text, bounds, seams, ends, counts):
         while position < end:
             point, width = decode(text, position)
             if last >= 0:
-                key = np.uint64(last) << _SHIFT | np.uint64(point)
+                key = np.uint64(last) << SHIFT | np.uint64(point)
                 if seams[_place(seams, key)] != key:
                     ends[total] = position
                     total += 1
@@ -236,30 +234,19 @@ def _cuts(text, bounds, seams, ends, counts):
 
 
 @compiled
-def _hash(text, start, end):
-    value = np.uint64(end - start)
-    for position in range(start, end):
-        value = (value ^ np.uint64(text[position])) * _MULTIPLIER
-        value ^= value >> _SHIFT
-    return value
-
-
-@compiled
 def _recall(memory, text, start, end, value):
     """The entry of a word, or -1."""
     mask = np.uint64(len(memory.table) - 1)
     slot = value & mask
     while memory.table[slot] >= 0:
         entry = memory.table[slot]
-        begin = memory.words[entry]
-        if memory.hashes[entry] == value and memory.words[entry + 1] - begin == end - start:
-            same = True
-            for offset in range(end - start):
-                if memory.text[begin + offset] != text[start + offset]:
-                    same = False
-                    break
-            if same:
-                return entry
+        begin, length = memory.words[entry], memory.words[entry + 1] - memory.words[entry]
+        if (
+            memory.hashes[entry] == value
+            and length == end - start
+            and same_bytes(text, start, memory.text, begin, length)
+        ):
+            return entry
         slot = (slot + np.uint64(1)) & mask
     return -1
 
@@ -287,7 +274,7 @@ def _remember(memory, text, start, end, value, ids, number):
 
 @compiled
 def _keep(memory, word, ids):
-    _remember(memory, word, 0, len(word), _hash(word, 0, len(word)), ids, len(ids))
+    _remember(memory, word, 0, len(word), hash_bytes(word, 0, len(word)), ids, len(ids))
 
 
 @compiled
@@ -428,7 +415,7 @@ def _encode(text, ends, counts, symbols, fallback, merges, whole, memory, ids, l
             end = ends[word]
             word += 1
             short = end - start <= _CACHED
-            value = _hash(text, start, end) if short or whole.size[0] else np.uint64(0)
+            value = hash_bytes(text, start, end) if short or whole.size[0] else np.uint64(0)
             entry = _recall(memory, text, start, end, value) if short else -1
             if entry >= 0:
                 for place in range(memory.ids[entry], memory.ids[entry + 1]):

@@ -28,16 +28,15 @@ from ..curate.dedup.shingle import compiled
 from ..curate.dedup.shuffle import Dealer, dealt, ranges
 from .corpus import CorpusUnit, batches
 from .normalize import Normalizer
-from .split import _WHITE_SPACE, SplitOptions, Splitter, Words, decode
+from .split import WHITE_SPACE, SplitOptions, Splitter, Words, decode
+from .tables import hash_bytes, longer, same_bytes
 
 DEALT = "dealt"  # between the two passes
 COUNTS = "counts"  # the table
 SCHEMA = pa.schema([("word", pa.binary()), ("label", pa.string()), ("count", pa.int64())])
 BUDGET = 192 * 2**20  # bytes of words that a unit holds before it deals them out
 PARTITION_BYTES = 256 * 2**20  # of input, a partition
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: odd, and its bits are evenly spread
-_SHIFT = np.uint64(32)
-_BLANK = np.isin(np.arange(max(_WHITE_SPACE) + 1), _WHITE_SPACE)  # by code point
+_BLANK = np.isin(np.arange(max(WHITE_SPACE) + 1), WHITE_SPACE)  # by code point
 
 
 class CountOptions(BaseModel):
@@ -99,10 +98,10 @@ class Tally:
     def _grow(self, length: int) -> None:
         """Room for at least one more word of that length."""
         if self._bounds[self.size] + length > len(self._text):
-            self._text = _longer(self._text, max(2 * len(self._text), len(self._text) + length))
+            self._text = longer(self._text, max(2 * len(self._text), len(self._text) + length))
         if self.size == len(self._counts):
-            self._bounds = _longer(self._bounds, 2 * self.size + 1)
-            self._hashes, self._counts = _longer(self._hashes, 2 * self.size), _longer(self._counts, 2 * self.size)
+            self._bounds = longer(self._bounds, 2 * self.size + 1)
+            self._hashes, self._counts = longer(self._hashes, 2 * self.size), longer(self._counts, 2 * self.size)
             self._slots = np.full(4 * self.size, -1, np.int32)
             _rehash(self._slots, self._hashes, self.size)
 
@@ -121,12 +120,6 @@ class Tally:
         return pa.Table.from_arrays(columns, schema=SCHEMA), self._hashes[: self.size].copy()
 
 
-def _longer(array: np.ndarray, size: int) -> np.ndarray:
-    longer = np.empty(size, array.dtype)
-    longer[: len(array)] = array
-    return longer
-
-
 @compiled
 def _tally(text, ends, done, start, drops_blank, slots, arena, bounds, hashes, counts, size):
     """Counts words from number `done` on, which begins at `start`, until the table is full; returns where it is."""
@@ -139,10 +132,7 @@ def _tally(text, ends, done, start, drops_blank, slots, arena, bounds, hashes, c
                 start = end
                 done += 1
                 continue
-        value = np.uint64(end - start)
-        for position in range(start, end):
-            value = (value ^ np.uint64(text[position])) * _MULTIPLIER
-            value ^= value >> _SHIFT
+        value = hash_bytes(text, start, end)
         slot = value & mask
         while True:
             entry = slots[slot]
@@ -156,15 +146,10 @@ def _tally(text, ends, done, start, drops_blank, slots, arena, bounds, hashes, c
                 counts[size] = 1
                 size += 1
                 break
-            if hashes[entry] == value and bounds[entry + 1] - bounds[entry] == end - start:
-                same = True
-                for offset in range(end - start):
-                    if arena[bounds[entry] + offset] != text[start + offset]:
-                        same = False
-                        break
-                if same:
-                    counts[entry] += 1
-                    break
+            begin, length = bounds[entry], bounds[entry + 1] - bounds[entry]
+            if hashes[entry] == value and length == end - start and same_bytes(text, start, arena, begin, length):
+                counts[entry] += 1
+                break
             slot = (slot + np.uint64(1)) & mask
         start = end
         done += 1

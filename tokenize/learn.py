@@ -11,13 +11,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..curate.dedup.shingle import compiled
-from .merge import DEAD, Corpus, first_pairs, longer, merge, no_pairs, no_step
+from .merge import DEAD, Corpus, first_pairs, merge, no_pairs, no_step
+from .tables import hash_bytes, longer
 
 Score = Literal["frequency", "likelihood", "gain"]
 _SCORES = ("frequency", "likelihood", "gain")
 _LIKELIHOOD, _GAIN = 1, 2
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(32)
 
 
 class Learned(NamedTuple):
@@ -164,11 +163,7 @@ def _offer(pair, queue, pairs, uses, whole, arena, bounds, rule):
 def _string_slot(table, arena, bounds, token):
     """Where the token's bytes stand in the hash table of strings, or would."""
     mask = np.uint64(len(table) - 1)
-    key = np.uint64(bounds[token + 1] - bounds[token])
-    for place in range(bounds[token], bounds[token + 1]):
-        key = (key ^ np.uint64(arena[place])) * _MULTIPLIER
-        key ^= key >> _SHIFT
-    slot = key & mask
+    slot = hash_bytes(arena, bounds[token], bounds[token + 1]) & mask
     while table[slot] >= 0 and _compare(arena, bounds, table[slot], token):
         slot = (slot + np.uint64(1)) & mask
     return slot

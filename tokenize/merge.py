@@ -11,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..curate.dedup.shingle import compiled
+from .tables import SHIFT, longer, spread
 
 SEPARATOR = np.int32(-1)  # the slot between two words
 DEAD = np.int64(-(2**62))  # count of a pair that may never become a token
 _INSIDE = np.int32(-2)  # a slot where a token began that is the right part of another now
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(32)
 
 
 class Corpus(NamedTuple):
@@ -69,18 +68,10 @@ def _weight(place, ends, counts):
 def _slot(table, left, right, a, b):
     """Where the pair stands in the hash table, or would."""
     mask = np.uint64(len(table) - 1)
-    key = (np.uint64(a) << _SHIFT | np.uint64(b)) * _MULTIPLIER
-    slot = (key ^ (key >> _SHIFT)) & mask
+    slot = spread(np.uint64(a) << SHIFT | np.uint64(b)) & mask
     while table[slot] >= 0 and (left[table[slot]] != a or right[table[slot]] != b):
         slot = (slot + np.uint64(1)) & mask
     return slot
-
-
-@compiled
-def longer(array, size):
-    longer = np.empty(size, array.dtype)
-    longer[: len(array)] = array
-    return longer
 
 
 @compiled

@@ -26,7 +26,7 @@ HAN = (
 HIRAGANA = "\u3041-\u3096\u309d-\u309f"
 KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 # What \s is to all three engines; Python's own re and str.isspace take \x1c to \x1f for white space as well.
-_WHITE_SPACE = [*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
+WHITE_SPACE = [*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
 METASPACE = "\u2581"
 _METASPACE = np.int32(0x2581)
 _APOSTROPHE = np.uint8(ord("'"))
@@ -129,7 +129,7 @@ def _classes(marks: bool, scripts: bool) -> np.ndarray:
     if scripts:
         for ranges, name in ((HAN, _HAN), (HIRAGANA, _HIRAGANA), (KATAKANA, _KATAKANA)):
             classes[_points("".join(re.findall(f"[{ranges}]+", every)))] = name
-    classes[_WHITE_SPACE] = _SPACE
+    classes[WHITE_SPACE] = _SPACE
     classes[[10, 13]] = _NEWLINE
     return classes
 
@@ -144,7 +144,7 @@ def _bert_classes() -> np.ndarray:
     classes = np.full(0x110000, _LETTER)
     classes[_points("".join(word for word, _ in signs if len(word) == 1))] = _OTHER
     classes[ord("a")] = _LETTER
-    classes[_WHITE_SPACE] = _SPACE
+    classes[WHITE_SPACE] = _SPACE
     return classes
 
 
