@@ -259,7 +259,10 @@ def _frequent(table: pa.Table, least: int) -> pa.Table:
 
 
 def load_counts(folders: Sequence[Folder], factors: Mapping[str, float] | None = None) -> Counts:
-    """The tables of finished counts as one, each label's counts multiplied by its factor and rounded.
+    """The tables of finished counts as one, each label's counts multiplied by its factor.
+
+    A product is rounded up or down by the hash of its word, so that many rare words keep their share together, and the
+    same counts give the same.
 
     Words are in the order of the tables' partitions; those of several folders are summed.
     """
@@ -273,10 +276,9 @@ def load_counts(folders: Sequence[Folder], factors: Mapping[str, float] | None =
     text, lengths, counts = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     while tables:
         table = tables.pop(0)
-        words = table["word"].combine_chunks()
-        ends = np.frombuffer(words.buffers()[1], np.int32)[words.offset : words.offset + len(words) + 1]
-        if len(words):
-            text.append(np.frombuffer(words.buffers()[2], np.uint8)[ends[0] : ends[-1]])
+        if len(table):
+            letters, ends = _bytes_of(table)
+            text.append(letters[ends[0] : ends[-1]])
             lengths.append(np.diff(ends).astype(np.int64))
             counts.append(table["count"].to_numpy())
     bounds = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
@@ -290,12 +292,29 @@ def _weighted(table: pa.Table, factors: Mapping[str, float] | None) -> pa.Table:
     if factors and any(factor != 1 for factor in factors.values()):
         labels = table["label"].combine_chunks().dictionary_encode()
         by_index = np.array([factors.get(name, 0.0) for name in labels.dictionary.to_pylist()])
-        weights = by_index[labels.indices.to_numpy()] if len(labels) else np.zeros(0)
-        counts = np.rint(table["count"].to_numpy() * weights).astype(np.int64)
-        table = table.set_column(2, "count", pa.array(counts)).filter(pa.array(counts > 0))
+        if len(table):
+            products = table["count"].to_numpy() * by_index[labels.indices.to_numpy()]
+            counts = np.floor(products + _fractions(*_bytes_of(table))).astype(np.int64)
+            table = table.set_column(2, "count", pa.array(counts)).filter(pa.array(counts > 0))
     if len(pc.unique(table["label"])) > 1:
         table = summed(_unlabelled(table))
     return table
+
+
+def _bytes_of(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The words of rows of SCHEMA one behind the other (uint8), and where each begins and the last one ends (int32)."""
+    words = table["word"].combine_chunks()
+    ends = np.frombuffer(words.buffers()[1], np.int32)[words.offset : words.offset + len(words) + 1]
+    return np.frombuffer(words.buffers()[2], np.uint8), ends
+
+
+@compiled
+def _fractions(text, bounds):
+    """float64 in [0, 1) for each word, evenly spread."""
+    fractions = np.empty(len(bounds) - 1, np.float64)
+    for word in range(len(fractions)):
+        fractions[word] = np.float64(hash_bytes(text, bounds[word], bounds[word + 1]) >> np.uint64(11)) / 2.0**53
+    return fractions
 
 
 def _unlabelled(table: pa.Table) -> pa.Table:

@@ -197,15 +197,39 @@ def test_tables_of_several_folders_are_summed_whatever_their_labels(tmp_path):
     assert found.words() == sorted(found.words())
 
 
-def test_each_label_s_counts_are_weighted_and_rounded(tmp_path):
+def fraction(word: bytes) -> float:
+    """In [0, 1), from the word's bytes: what decides whether a product is rounded up."""
+    value = len(word)
+    for byte in word:
+        value = (value ^ byte) * 0x9E3779B97F4A7C15 % 2**64
+        value ^= value >> 32
+    return (value >> 11) / 2**53
+
+
+def test_each_label_s_counts_are_weighted_and_rounded_by_the_hash_of_the_word(tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [("en", "worm " * 10), ("de", "worm " * 4 + "laub"), ("fr", "ver")]
     file.write_text("".join(json.dumps({"text": text, "lang": lang}) + "\n" for lang, text in rows))
     counted([str(file)], tmp_path / "out", mixture=Mixture(by="lang"), kind="jsonl")
     found = load_counts([Folder(tmp_path / "out")], {"en": 0.5, "de": 3.0, "fr": 0.4})
     counts = dict(zip(found.words(), found.counts.tolist(), strict=True))
-    assert counts == {b"worm": 3, b" worm": 4 + 9, b" laub": 3}  # to even: 0.5 is 0, 4.5 is 4
+    parts = [(b"worm", 0.5), (b" worm", 4.5), (b"worm", 3.0), (b" worm", 9.0), (b" laub", 3.0), (b"ver", 0.4)]
+    expected: Counter[bytes] = Counter()
+    for word, product in parts:
+        expected[word] += math.floor(product + fraction(word))
+    assert counts == {word: count for word, count in expected.items() if count}
     assert load_counts([Folder(tmp_path / "out")], {"en": 0.0}).words() == []
+
+
+@pytest.mark.parametrize("factor", [0.11, 0.25, 0.45, 1.7])
+def test_many_rare_words_keep_their_share_together(tmp_path, factor):
+    """Rounded each by itself, words that occur once would all be lost, or all kept whole."""
+    words = [(f"w{number:x}".encode(), "en", 1 + number % 2) for number in range(20_000)]
+    (tmp_path / COUNTS).mkdir()
+    part = pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in words], SCHEMA)
+    pq.write_table(summed(part), tmp_path / COUNTS / "part.parquet")
+    kept = load_counts([Folder(tmp_path)], {"en": factor}).counts.sum()
+    assert kept == pytest.approx(factor * sum(count for *_, count in words), rel=0.02)
 
 
 def test_labels_may_be_many_and_have_any_name(tmp_path):
