@@ -113,24 +113,22 @@ def special_ids(tokenizer: Tokenizer, options: EncodeOptions) -> dict[str, int]:
             raise UsageError(f"{tokenizer.name}: has no special token {token!r}; there are {there}")
         return tokenizer.specials[token]
 
-    roles = tokenizer.roles
+    def usual(role: str) -> int:
+        if role not in tokenizer.roles:
+            advice = "name a token with --end, or --no-end" if role == "eos" else f"name it as {role}_token"
+            raise UsageError(f"{tokenizer.name}: has no {role} token, which {options.style} documents need; {advice}")
+        return tokenizer.roles[role]
+
+    bert = options.style == "bert"
     found: dict[str, int] = {}
     if options.ends:
-        end = known(options.end) if options.end else roles.get("sep" if options.style == "bert" else "eos")
-        if end is None:
-            raise UsageError(
-                f"{tokenizer.name}: does not say what ends a document; name a token with --end, or --no-end"
-            )
-        found["end"] = end
-    if options.begin or options.style == "bert":
-        begin = known(options.begin) if options.begin else roles.get("cls")
-        if begin is None:
-            raise UsageError(f"{tokenizer.name}: has no [CLS]; --style bert needs one")
-        found["begin"] = begin
+        found["end"] = known(options.end) if options.end else usual("sep" if bert else "eos")
+    if options.begin or bert:
+        found["begin"] = known(options.begin) if options.begin else usual("cls")
     if options.length:
         if "end" not in found:
             raise UsageError("documents of one length need an end; leave --no-end away")
-        found["pad"] = roles.get("pad", found["end"])
+        found["pad"] = usual("pad") if bert else tokenizer.roles.get("pad", found["end"])
     return found
 
 

@@ -1,13 +1,11 @@
 """Rows of one length, truncated and padded: what BERT and GPT take where documents are not packed."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tilth.errors import ModelError, UsageError
-
-from .tokenizer import Tokenizer
+from tilth.errors import UsageError
 
 
 class Frame(NamedTuple):
@@ -23,23 +21,6 @@ class Fixed(NamedTuple):
 
     ids: np.ndarray  # int32[n, length]
     mask: np.ndarray  # bool[n, length], false where a row is padded
-
-
-def frame(tokenizer: Tokenizer, style: Literal["bert", "gpt"]) -> Frame:
-    """The special tokens of `[CLS] text [SEP]` (bert) or of `text <|endoftext|>` (gpt).
-
-    GPT pads with its end token where it has no other; the mask tells the two apart. Raises ModelError for a tokenizer
-    that lacks one.
-    """
-    needed = ("cls", "sep", "pad") if style == "bert" else ("eos",)
-    found = {role: tokenizer.roles.get(role) for role in (*needed, "pad")}
-    for role in needed:
-        if found[role] is None:
-            raise ModelError(f"{tokenizer.name}: has no {role} token, which {style} rows need; name it as {role}_token")
-    end = found["sep" if style == "bert" else "eos"]
-    assert end is not None
-    pad = found["pad"]
-    return Frame(found.get("cls"), end, end if pad is None else pad)
 
 
 def fixed(ids: Sequence[np.ndarray], length: int, around: Frame) -> Fixed:

@@ -71,26 +71,30 @@ def train(
         request = {"recipe": recipe.model_dump(mode="json"), "inputs": fingerprint(units)}
         request |= {"counts": [_files_of(folder) for folder in tables]} if tables else {}
         claim(output, COMMAND, request, name)
-        if output.exists(STATS) and output.exists(TOKENIZER):
+        there = output.exists(STATS) and output.exists(TOKENIZER)
+        if there:
             progress.note(f"{output.url}: this tokenizer is there already; --fresh makes it anew")
-            return Result(orjson.loads(output.read(STATS)), load(output.url))
-        stats = before
-        if units:
-            own = count(units, output, recipe.normalizer, recipe.split_options, label, recipe.count, engine)
-            stats, tables = total([before, own]), [output, *tables]
-        if recipe.mixture:
-            stats["factors"] = recipe.mixture.factors(stats["bytes"])
-        counts = load_counts(tables, stats.get("factors"))
-        stats["words"] = len(counts.counts)
-        progress.note(f"learning {recipe.vocab_size:,} ids from {len(counts.counts):,} words")
-        tokenizer = learned(counts, recipe)
-        with explained(output.url):
-            forms = write(output, tokenizer)
-        stats |= {"size": tokenizer.size, "family": tokenizer.family, "forms": forms}
-        if sample and units:
+            stats, tokenizer = orjson.loads(output.read(STATS)), load(output.url)
+        else:
+            stats = before
+            if units:
+                own = count(units, output, recipe.normalizer, recipe.split_options, label, recipe.count, engine)
+                stats, tables = total([before, own]), [output, *tables]
+            if recipe.mixture:
+                stats["factors"] = recipe.mixture.factors(stats["bytes"])
+            counts = load_counts(tables, stats.get("factors"))
+            stats["words"] = len(counts.counts)
+            progress.note(f"learning {recipe.vocab_size:,} ids from {len(counts.counts):,} words")
+            tokenizer = learned(counts, recipe)
+            with explained(output.url):
+                forms = write(output, tokenizer)
+            stats |= {"size": tokenizer.size, "family": tokenizer.family, "forms": forms}
+        unscored = bool(sample and units) and "score" not in stats
+        if unscored:
             cards = score_into(output, [tokenizer], [output.url], units, label, sample, engine)
-            stats |= {"score": cards[0]["total"]}
-        output.write(STATS, orjson.dumps(stats, option=orjson.OPT_INDENT_2))
+            stats["score"] = cards[0]["total"]
+        if unscored or not there:
+            output.write(STATS, orjson.dumps(stats, option=orjson.OPT_INDENT_2))
         return Result(stats, tokenizer)
 
 

@@ -29,7 +29,7 @@ from tilth.recipe import load_recipe
 from tilth.storage import Folder
 from tilth.tokenize.encode import DOCUMENTS, SHARDS, EncodeOptions, around, encode
 from tilth.tokenize.export import to_ranks, write_directory
-from tilth.tokenize.fixed import fixed, frame
+from tilth.tokenize.fixed import Frame, fixed
 from tilth.tokenize.formats import from_bert
 from tilth.tokenize.recipe import PACKAGE as TOKENIZERS
 from tilth.tokenize.recipe import TokenizerRecipe
@@ -166,7 +166,9 @@ def test_documents_of_one_length_are_cut_and_filled(tokenizer, style, length, pl
     stats = run([places / "corpus/rows.jsonl"], places / tokenizer, tmp_path, *told)
     made, rows = load(places / tokenizer), rows_of(tmp_path)
     ids = made.encode(texts_of(rows, places / "corpus"))
-    expected = fixed(ids, length, frame(made, style))
+    pad, begin, end = ("[PAD]", "[CLS]", "[SEP]") if style == "bert" else (END, None, END)
+    around = Frame(made.specials[begin] if begin else None, made.specials[end], made.specials[pad])
+    expected = fixed(ids, length, around)
     assert np.array_equal(np.stack(read_by_megatron(tmp_path, stats)), expected.ids)
     whole = [len(one) + (2 if style == "bert" else 1) for one in ids]
     assert [row["tokens"] for row in rows] == whole, "how long it would be"
@@ -315,11 +317,21 @@ def test_ranks_that_do_not_tell_how_they_cut_words_are_told_so(places, tmp_path)
 # --- What is refused ------------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[str, list[str], type[Exception], str]] = {
-    "no end is known": ("plain.json", [], UsageError, "does not say what ends a document; name a token with --end"),
+    "no end is known": (
+        "plain.json",
+        [],
+        UsageError,
+        "has no eos token, which gpt documents need; name a token with --end",
+    ),
     "an end that is no token": ("tok", ["end=</s>"], UsageError, r"no special token '</s>'; there are <\|endoftext\|>"),
     "an end that is a word": ("tok", ["end=wall"], UsageError, "no special token 'wall'"),
     "a begin that is no token": ("tok", ["begin=<s>"], UsageError, "no special token '<s>'"),
-    "bert without [CLS]": ("tok", ["style=bert", f"end={END}"], UsageError, r"has no \[CLS\]; --style bert needs one"),
+    "bert without [CLS]": (
+        "tok",
+        ["style=bert", f"end={END}"],
+        UsageError,
+        r"has no cls token, which bert documents need; name it as cls_token",
+    ),
     "a length without an end": ("tok", ["length=8", "ends=false"], UsageError, "need an end; leave --no-end away"),
     "a length that has no room": ("tok", ["length=2"], RecipeError, "length: .*3"),
     "an option that is none": ("tok", ["lenght=8"], RecipeError, "did you mean length"),

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilth.errors import ModelError, UsageError
-from tilth.tokenize.fixed import Frame, fixed, frame
+from tilth.errors import UsageError
+from tilth.tokenize.encode import EncodeOptions, special_ids
+from tilth.tokenize.fixed import Frame, fixed
 from tilth.tokenize.tokenizer import Tokenizer
 
 BERT = Frame(begin=101, end=102, pad=0)
@@ -49,6 +50,12 @@ def tokenizer(specials: list[str], **config: object) -> Tokenizer:
     return Tokenizer({"model": {"type": "WordPiece", "vocab": {"a": 90}}, "added_tokens": added}, config, "small")
 
 
+def frame(made: Tokenizer, style: str) -> Frame:
+    """What documents of one length are put into."""
+    ids = special_ids(made, EncodeOptions.model_validate({"length": 9, "style": style}))
+    return Frame(ids.get("begin"), ids["end"], ids["pad"])
+
+
 def test_special_tokens_are_found_by_configuration_then_by_their_usual_names():
     assert frame(tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]"]), "bert") == Frame(2, 3, 0)
     renamed = tokenizer(["<s>", "</s>", "[SEP]"], cls_token="<s>", sep_token={"content": "</s>"}, pad_token="</s>")
@@ -58,9 +65,9 @@ def test_special_tokens_are_found_by_configuration_then_by_their_usual_names():
 
 
 def test_a_tokenizer_without_the_special_tokens_is_told_which_it_lacks():
-    with pytest.raises(ModelError, match="small: has no pad token, which bert rows need"):
+    with pytest.raises(UsageError, match="small: has no pad token, which bert documents need"):
         frame(tokenizer(["[CLS]", "[SEP]"]), "bert")
-    with pytest.raises(ModelError, match="has no eos token, which gpt rows need"):
+    with pytest.raises(UsageError, match="has no eos token, which gpt documents need"):
         frame(tokenizer(["[CLS]"]), "gpt")
 
 

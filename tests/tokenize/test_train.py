@@ -413,3 +413,11 @@ def test_a_tokenizer_on_an_object_store_is_made_and_used_there(s3, corpus, tmp_p
     remote = train([str(corpus)], Folder(there), "byte-bpe", recipe, ALONE, progress, sample=10_000)
     assert remote.tokenizer.spec == here.tokenizer.spec == load(there).spec
     assert encode([str(corpus)], there, Folder(f"{s3}/shards"), EncodeOptions(), ALONE, progress)["tokens"] > 0
+
+
+def test_a_tokenizer_that_was_not_scored_is_scored_when_that_is_asked(corpus, tmp_path):
+    assert "score" not in made([corpus], tmp_path / "out").stats
+    scored = made([corpus], tmp_path / "out", sample=10_000).stats
+    assert scored["score"]["bytes_per_token"] > 1
+    assert (tmp_path / "out" / "report.html").exists()
+    assert made([corpus], tmp_path / "out", sample=10_000).stats == scored
