@@ -176,7 +176,7 @@ def _kind_of(file: _Found, options: ReadOptions, given: bool) -> tuple[Kind | No
     kind, trouble = _KINDS.get(suffix), _UNREADABLE.get(suffix, "")
     if kind is None and not trouble:
         kind, trouble = _sniffed(_head(file.path))
-    if kind is None and suffix == ".txt":  # unless its first bytes tell something else
+    if trouble == _UNKNOWN and suffix == ".txt":  # unless its first bytes tell something else
         kind = "text"
     if options.kind == "wet" and kind == "warc":
         kind = "wet"

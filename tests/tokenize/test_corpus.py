@@ -269,3 +269,9 @@ def test_any_mixture_keeps_the_total_and_the_ratios(weights, amounts):
         assert found[name] == pytest.approx(weight / whole)
     rest = sum(share for name, share in found.items() if name not in named)
     assert rest == pytest.approx(weights.get("*", 0) / whole)
+
+
+def test_a_file_is_no_plain_text_where_its_first_bytes_tell_what_it_is(tmp_path):
+    (tmp_path / "old.txt").write_text("filedesc://old.arc 0.0.0.0 20010101000000 text/plain 9\n1 0 test\n\n")
+    with pytest.raises(InputError, match="ARC is not read"):
+        plan([str(tmp_path / "old.txt")], ReadOptions(), None)
