@@ -1,0 +1,1 @@
+"""Models on Megatron-core: what a recipe may ask for, and how it is built."""
