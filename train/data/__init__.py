@@ -1,0 +1,1 @@
+"""What training reads: samples of a fixed length, by number."""
