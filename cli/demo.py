@@ -11,6 +11,16 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: tilth demo demo-run/"
 VOCAB_SIZE = 1000
+LABEL = "lang.code"  # by which losses are told
+TRAINING = [  # about 3 million parameters, two processes, a minute
+    "steps=90",
+    "model={preset: tiny, layers: 6}",
+    "batch={size: 8, micro: 4, length: 256}",
+    "parallel.tensor=2",
+    "checkpoint.every=45",
+    "validation.every=45",
+]
+PROMPT, TOKENS = "The ", 60
 
 
 def demo(
@@ -20,7 +30,7 @@ def demo(
         bool, typer.Option("--in-process", help="Do everything in this process, without Ray.")
     ] = False,
 ) -> None:
-    """Write a small crawl, curate it, learn a tokenizer from it, encode it, and say where to look."""
+    """Write a small crawl, curate it, learn a tokenizer, encode it, train a model on it, and say where to look."""
     import shutil
     import sys
     from pathlib import Path
@@ -53,6 +63,7 @@ def demo(
     program = "tilth" if shutil.which("tilth") else sys.argv[0]
     print(f"what became of one page: {program} curate why {run} {spam}")
     _tokenize(run, place, work)
+    _train(place)
 
 
 def _tokenize(run: "Path", place: "Path", work: "WorkOptions") -> None:
@@ -70,10 +81,41 @@ def _tokenize(run: "Path", place: "Path", work: "WorkOptions") -> None:
     folder, shards = Folder(place / "tokenizer"), Folder(place / "shards")
     try:
         made = train([str(run)], folder, "byte-bpe", recipe, work, Progress(folder))
-        stats = encode([str(run)], folder.url, shards, EncodeOptions(), work, Progress(shards))
+        stats = encode([str(run)], folder.url, shards, EncodeOptions(label=LABEL), work, Progress(shards))
     except DirectoryConflict:  # a demo of another version
         made = train([str(run)], folder, "byte-bpe", recipe, work, Progress(folder), fresh=True)
-        stats = encode([str(run)], folder.url, shards, EncodeOptions(), work, Progress(shards), fresh=True)
+        stats = encode([str(run)], folder.url, shards, EncodeOptions(label=LABEL), work, Progress(shards), fresh=True)
     score = made.stats["score"]["bytes_per_token"]
     print(f"{folder.url}: {made.tokenizer.size:,} ids, {score:.2f} bytes a token; report: {folder.url}/report.html")
     print(f"{shards.url}: {stats['tokens']:,} tokens of {stats['documents']:,} documents, as Megatron reads them")
+
+
+def _train(place: "Path") -> None:
+    """A small model of the demo's tokens, on two processes by tensor parallelism, and what it writes."""
+    import importlib.util
+
+    from tilth.errors import DirectoryConflict
+    from tilth.recipe import load_recipe
+    from tilth.storage import Folder
+
+    if importlib.util.find_spec("megatron") is None:
+        print("no model is trained: pip install 'tilth[train]'")
+        return
+    from ..tokenize.tokenizer import load
+    from ..train.recipe import PACKAGE, TrainRecipe
+    from ..train.run import Launch, run
+    from ..train.sample import continuation
+
+    recipe = load_recipe(TrainRecipe, "tiny", PACKAGE, TRAINING)
+    shards, tokenizer, folder = str(place / "shards"), str(place / "tokenizer"), Folder(place / "model")
+    try:
+        stats = run([shards], tokenizer, folder, "tiny", recipe, Launch())
+    except DirectoryConflict:  # a demo of another version
+        stats = run([shards], tokenizer, folder, "tiny", recipe, Launch(), fresh=True)
+    about = stats["about"]
+    print(
+        f"{folder.url}: {about['parameters']:,} parameters, {stats['steps']} steps on 2 processes, "
+        f"held-out loss {stats['validation']:.2f}; by language, and more: {folder.url}/report.html"
+    )
+    written = continuation(folder.url, load(tokenizer), PROMPT, TOKENS)
+    print(f"what it writes behind {PROMPT!r}, with another split than it was trained with: {written!r}")

@@ -7,7 +7,7 @@ import typer
 
 from tilth.errors import Stopped, TilthError
 
-from . import curate, demo, submit, tokenize
+from . import curate, demo, submit, tokenize, train
 
 app = typer.Typer(
     name="tilth",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(curate.app, name="curate")
 app.add_typer(tokenize.app, name="tokenize")
+app.add_typer(train.app, name="train")
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("submit", context_settings=submit.PASS_THROUGH, epilog=submit.EXAMPLE)(submit.submit)
 app.add_typer(submit.jobs_app, name="jobs")
