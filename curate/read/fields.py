@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -20,8 +20,9 @@ def row_page(row: Mapping[str, Any], unit: InputUnit, offset: int, options: Read
     """One row's page; a failure `no_text` if it holds none."""
     field = options.html_field or options.text_field
     url = _string(field_of(row, options.url_field))
-    content = field_of(row, field)
+    content = field_of(row, field) if isinstance(field, str) else _joined(row, field)
     if not isinstance(content, str | bytes) or not content.strip():
+        field = field if isinstance(field, str) else ", ".join(field)
         detail = f"no field {field}" if content is None else f"{field} is empty or no text"
         return Failure(unit.kind, unit.name, offset, "read", "no_text", detail, url)
     page = Page(
@@ -42,6 +43,12 @@ def row_page(row: Mapping[str, Any], unit: InputUnit, offset: int, options: Read
     if isinstance(content, str):
         return page._replace(content_type="text/html", charset="utf-8", body=sound_text(content).encode())
     return page._replace(content_type="text/html", body=content)
+
+
+def _joined(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
+    """The texts of several fields, a blank line between them; None where there is none."""
+    texts = [value for field in fields if isinstance(value := field_of(row, field), str) and value.strip()]
+    return "\n\n".join(texts) if texts else None
 
 
 def field_of(row: Mapping[str, Any], path: str | None) -> Any:

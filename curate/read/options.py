@@ -29,8 +29,10 @@ class ReadOptions(BaseModel):
     statuses: Literal["success", "all"] = Field(
         default="success", description="HTTP responses that are read: 2xx only, or all"
     )
-    text_field: str = Field(
-        default="text", description="JSONL and Parquet: the document's text; a dotted path may lead to it"
+    text_field: str | tuple[str, ...] = Field(
+        default="text",
+        description="JSONL and Parquet: the document's text; a dotted path may lead to it. Of several, such as "
+        "[instruction, input, output], those that are there, a blank line between them",
     )
     html_field: str | None = Field(
         default=None, description="JSONL and Parquet: the page's HTML, read in place of the text"

@@ -80,7 +80,7 @@ def plan(inputs: Sequence[str], options: ReadOptions, output: str = "", plain_te
         if not place.strip():
             raise InputError("an input's name is empty")
         readable = 0
-        given, files = _files_at(place)
+        given, files = files_at(place)
         for file in files:
             if output and os.path.abspath(file.path).startswith(f"{output}/"):
                 continue
@@ -105,7 +105,7 @@ def plan(inputs: Sequence[str], options: ReadOptions, output: str = "", plain_te
     return Plan(units, sorted(passed_over))
 
 
-def _files_at(place: str) -> tuple[bool, list[_Found]]:
+def files_at(place: str) -> tuple[bool, list[_Found]]:
     """The files that an input stands for, and whether it names files rather than a folder."""
     try:
         system, root = url_to_fs(place)

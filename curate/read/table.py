@@ -113,7 +113,8 @@ def _open(path: str, source: _Source) -> pq.ParquetFile:
 def _columns(path: str, metadata: pq.FileMetaData, options: ReadOptions) -> list[str]:
     """Paths of the columns to read. Only the address may be missing, and only under its default name."""
     there = [metadata.schema.column(at).path for at in range(len(metadata.schema))]
-    columns = [options.html_field or options.text_field]
+    fields = options.html_field or options.text_field
+    columns = [fields] if isinstance(fields, str) else [*fields]
     for option in ("url_field", "timestamp_field", "title_field", "id_field", "label_field"):
         name = getattr(options, option)
         default = ReadOptions.model_fields[option].default

@@ -152,6 +152,25 @@ def test_nested_columns_and_html_bytes_are_read(tmp_path):
     assert [item.body for item in read(path, html_field="raw")] == [b"<p>\xe4", b"<p>2"]
 
 
+def test_several_fields_make_one_text_of_those_that_are_there(tmp_path):
+    rows = [
+        {"instruction": "Translate.", "input": "soil", "output": "土壤"},
+        {"instruction": "Name a plant.", "input": "", "output": "Rye."},
+        {"instruction": "Go on.", "input": None, "output": {"none": "is no text"}},
+        {"instruction": " ", "input": None, "output": None},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns["output"] = [text if isinstance(text, str) else None for text in columns["output"]]
+    fields = ("instruction", "input", "output")
+    for path in (tmp_path / "rows.jsonl", table(tmp_path, **columns)):
+        *pages, failure = read(path, text_field=fields)
+        assert [page.text for page in pages] == ["Translate.\n\nsoil\n\n土壤", "Name a plant.\n\nRye.", "Go on."]
+        assert (failure.reason, failure.detail) == ("no_text", "no field instruction, input, output")
+    with pytest.raises(InputError, match="no column answer; there are instruction, input, output"):
+        read(table(tmp_path, **columns), text_field=("instruction", "answer"))
+
+
 @pytest.mark.parametrize("options", [{}, {"text_field": "body", "title_field": "head"}])
 def test_a_missing_column_is_refused_with_the_columns_there_are(tmp_path, options):
     path = table(tmp_path, body=["x"], link=["y"])
