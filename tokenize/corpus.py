@@ -89,12 +89,12 @@ def plan(inputs: Sequence[str], options: ReadOptions, label: str | None, output:
     curation run without a whole corpus."""
     if label and label != FILE:
         options = options.model_copy(update={"label_field": label})
-    runs = [place for place in inputs if _is_run(place)]
+    runs = [place for place in inputs if is_run(place)]
     others = [place for place in inputs if place not in runs]
     units: list[CorpusUnit] = []
     if runs:
         own = ReadOptions(id_field="id", label_field=options.label_field, unit_bytes=options.unit_bytes)
-        planned = read.plan([_corpus_of(place) for place in runs], own)
+        planned = read.plan([corpus_of(place) for place in runs], own)
         units += [CorpusUnit(unit._replace(key=f"run-{unit.key}"), own) for unit in planned.units]
     if others or not runs:
         planned = read.plan(others, options, output, plain_text=True)
@@ -166,14 +166,14 @@ def at_most(texts: Sequence[str], characters: int) -> list[str]:
     return taken
 
 
-def _is_run(place: str) -> bool:
+def is_run(place: str) -> bool:
     if not place.strip():
         raise InputError("an input's name is empty")
     folder = Folder(place)
     return folder.exists(rundir.MANIFEST) and rundir.read(folder)["command"] == COMMAND
 
 
-def _corpus_of(place: str) -> str:
+def corpus_of(place: str) -> str:
     """The folder of the run's corpus, which must be whole."""
     folder = Folder(place)
     shards = Ledger(folder, "corpus").records()

@@ -26,7 +26,7 @@ from tilth.work import Engine, Outbox, Unit, WorkOptions
 
 from ..curate.read import ReadOptions
 from .corpus import ADVICE, LIGHT, STATS, CorpusUnit, batches, fingerprint, plan, whole
-from .fixed import Frame, fixed
+from .fixed import Frame, around, fixed
 from .tokenizer import Tokenizer, absolute, load
 
 COMMAND = "tokenize encode"
@@ -99,6 +99,7 @@ def encode(
             "dtype": str(dtype_of(tokenizer)),
             "shards": [f"{SHARDS}/{key}" for key, record in done.records.items() if record["counts"]["tokens"]],
             "end": specials.get("end"),
+            "inputs": sorted(map(absolute, inputs)),
         }
         output.write(STATS, orjson.dumps(stats, option=orjson.OPT_INDENT_2))
         return stats
@@ -197,20 +198,6 @@ class EncodeWorker:
             own = lengths + (begin is not None) + (end is not None)
             return rows.ids.reshape(-1), np.full(len(texts), self._options.length), own
         return *around(ids, lengths, begin, end), lengths + (begin is not None) + (end is not None)
-
-
-def around(ids: np.ndarray, lengths: np.ndarray, begin: int | None, end: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """The documents with a token before or behind each, and their new lengths."""
-    longer = lengths + (begin is not None) + (end is not None)
-    stops = np.cumsum(longer)
-    made = np.empty(int(longer.sum()), np.int32)
-    inner = np.ones(len(made), bool)
-    for token, places in ((begin, stops - longer), (end, stops - 1)):
-        if token is not None:
-            made[places] = token
-            inner[places] = False
-    made[inner] = ids
-    return made, longer
 
 
 def write_index(place: Path, lengths: np.ndarray, dtype: np.dtype) -> None:

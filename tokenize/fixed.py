@@ -40,3 +40,17 @@ def fixed(ids: Sequence[np.ndarray], length: int, around: Frame) -> Fixed:
     if around.begin is not None:
         rows[:, 0] = around.begin
     return Fixed(rows, columns <= ends)
+
+
+def around(ids: np.ndarray, lengths: np.ndarray, begin: int | None, end: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The documents with a token before or behind each, and their new lengths."""
+    longer = lengths + (begin is not None) + (end is not None)
+    stops = np.cumsum(longer)
+    made = np.empty(int(longer.sum()), np.int32)
+    inner = np.ones(len(made), bool)
+    for token, places in ((begin, stops - longer), (end, stops - 1)):
+        if token is not None:
+            made[places] = token
+            inner[places] = False
+    made[inner] = ids
+    return made, longer

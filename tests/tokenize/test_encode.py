@@ -27,9 +27,9 @@ from tilth.progress import Progress
 from tilth.recipe import changed as options_of
 from tilth.recipe import load_recipe
 from tilth.storage import Folder
-from tilth.tokenize.encode import DOCUMENTS, SHARDS, EncodeOptions, around, encode
+from tilth.tokenize.encode import DOCUMENTS, SHARDS, EncodeOptions, encode
 from tilth.tokenize.export import to_ranks, write_directory
-from tilth.tokenize.fixed import Frame, fixed
+from tilth.tokenize.fixed import Frame, around, fixed
 from tilth.tokenize.formats import from_bert
 from tilth.tokenize.recipe import PACKAGE as TOKENIZERS
 from tilth.tokenize.recipe import TokenizerRecipe
