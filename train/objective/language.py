@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from .infill import Infill
+
 if TYPE_CHECKING:
     from ...tokenize.tokenizer import Tokenizer
     from ..data.shards import Sample
@@ -21,23 +23,29 @@ class LanguageModel(BaseModel):
     reset: bool = Field(
         default=True, description="whether attention and positions start anew at each document of a sample"
     )
+    infill: Infill | None = Field(default=None, description="fill in the middle; default: texts are read as they stand")
 
     def length(self, model_length: int) -> int:
         """Tokens of a stored sample for a model that reads `model_length`."""
         return model_length
 
     def fitted(self, tokenizer: "Tokenizer", vocab_size: int) -> Self:
-        """The same: this objective needs no special token."""
-        return self
+        """The same with the tokenizer's ids, which only `infill` needs. Raises UsageError for a token that it lacks."""
+        if self.infill is None:
+            return self
+        return self.model_copy(update={"infill": self.infill.fitted(tokenizer, vocab_size)})
 
     def arrays(self, samples: Sequence["Sample"], seeds: Sequence[tuple[int, ...]] = ()) -> Arrays:
         """The batch [b, s]: tokens, labels, positions (int64), documents (int32, 0 is padding), weights (float32: 1
-        where the loss counts), and sources (int64[b]). Nothing is left to chance: `seeds` are not looked at.
+        where the loss counts), and sources (int64[b]). Only `infill` leaves anything to chance, and needs `seeds`, one
+        a sample.
 
         The label of a token is the next one. It counts where neither is padding and, with `reset`, both are of one
         document: the end of one tells nothing of the next.
         """
         tokens, documents, sources = stacked(samples)
+        if self.infill is not None:
+            tokens = self.infill.rearranged(tokens, documents, seeds)
         if not self.reset:
             documents = (documents > 0).astype(np.int32)
         here, after = documents[:, :-1], documents[:, 1:]
@@ -61,6 +69,8 @@ def stacked(samples: Sequence["Sample"]) -> tuple[np.ndarray, np.ndarray, np.nda
 def positions(documents: np.ndarray) -> np.ndarray:
     """int64[b, s]: how far each token is behind the first of its document in the row, from document numbers [b, s]."""
     places = np.arange(documents.shape[1])
+    if (documents == documents[:, :1]).all():
+        return np.tile(places, (len(documents), 1))
     starts = np.zeros(documents.shape, np.int64)
     starts[:, 1:] = np.where(documents[:, 1:] != documents[:, :-1], places[1:], 0)
     return places - np.maximum.accumulate(starts, axis=1)
