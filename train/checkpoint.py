@@ -25,6 +25,7 @@ from tilth.errors import InputError, TilthError, UsageError
 from tilth.storage import explained
 
 if TYPE_CHECKING:
+    from .grown import Growth
     from .sharded import Stored, Tensors
     from .shards_writer import ShardsWriter
 
@@ -149,7 +150,7 @@ class Checkpoints:
         from .together import Together
 
         self.folder, self.options = folder, options
-        self._together = Together()
+        self.together = Together()
         self._asynchronous = device.on_cuda() if options.asynchronous is None else options.asynchronous
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: _Pending | None = None
@@ -166,7 +167,7 @@ class Checkpoints:
         from .shards_writer import ShardsWriter
 
         self.finish()
-        together = self._together
+        together = self.together
         place = together.first(together.on_first(lambda: self._begin(step)))
         if place is None:
             return
@@ -187,39 +188,56 @@ class Checkpoints:
         pending = self._pending
         if pending is None:
             return
-        if poll and pending.written and not self._together.every(pending.written.done()):
+        if poll and pending.written and not self.together.every(pending.written.done()):
             return
         self._pending = None
         with self._or_nothing(pending.place):
-            results = self._together.gathered(self._together.do(lambda: _written(pending)))
-            hashes = self._together.gathered(pending.writer.hashes)
-            self._together.on_first(lambda: self._commit(pending, results or [], hashes or []))
+            results = self.together.gathered(self.together.do(lambda: _written(pending)))
+            hashes = self.together.gathered(pending.writer.hashes)
+            self.together.on_first(lambda: self._commit(pending, results or [], hashes or []))
 
     def latest(self) -> int | None:
         """The highest step that is committed."""
-        return self._together.first(max(steps(self.folder), default=None))
+        return self.together.first(max(steps(self.folder), default=None))
 
-    def load(self, step: int, chunks: Sequence[Any], optimizer: Any = None) -> dict[str, Any]:
+    def load(
+        self,
+        step: int,
+        chunks: Sequence[Any],
+        optimizer: Any = None,
+        fresh: bool = False,
+        growth: "Growth | None" = None,
+    ) -> dict[str, Any]:
         """Reads a checkpoint into a model, and into its optimizer if one is given; returns the loop's state in it.
 
         The model may be split in any other way than the one that was saved, and be of another precision. Without its
-        optimizer a model is read alone; call `reload_model_params` of one that is made already. Raises TilthError for
-        damaged files, UsageError for a checkpoint of another model; the model is then as it was.
+        optimizer a model is read alone; call `reload_model_params` of one that is made already. An optimizer that is
+        `fresh` takes the float32 copies of the weights and begins anew: the checkpoint's may be of other parameters, or
+        another kind. With `growth`, which wants it fresh, the checkpoint has another vocabulary (`grown`).
+
+        Raises TilthError for damaged files, UsageError for a checkpoint of another model; the model is then as it was.
         """
         from . import sharded
 
+        assert fresh or not growth, "what an optimizer remembers of rows does not grow"
         path = _path(self.folder, step)
-        state = self._together.do(lambda: read_state(self.folder, step))
+        state = self.together.do(lambda: read_state(self.folder, step))
         if self.options.verify:
             self._check(step)
-        wanted = self._together.do(lambda: sharded.tensors(chunks, optimizer))
-        stored = self._together.do(lambda: _stored(path))
-        first, second = sharded.sources(wanted, stored)
-        self._compare(path, wanted, (first, second), stored, optimizer is not None)
-        common = self._together.do(lambda: _read(path, first))
-        if any(self._together.all(bool(second))):
-            self._together.do(lambda: _read(path, second))
-        if optimizer is not None:
+        wanted = self.together.do(lambda: sharded.tensors(chunks, optimizer))
+        if fresh:
+            wanted = sharded.weights(wanted)
+        stored = self.together.do(lambda: _stored(path))
+        read = self.together.do(lambda: growth.asked(wanted, stored)) if growth else wanted
+        first, second = sharded.sources(read, stored)
+        remembered = optimizer is not None and not fresh
+        self._compare(path, read, (first, second), stored, remembered)
+        common = self.together.do(lambda: _read(path, first))
+        if any(self.together.all(bool(second))):
+            self.together.do(lambda: _read(path, second))
+        if growth:
+            self.together.do(lambda: growth.fill(wanted, read))
+        if remembered:
             sharded.set_counts(optimizer, common["optimizer"])
         return state
 
@@ -266,13 +284,13 @@ class Checkpoints:
         try:
             yield
         except Exception:
-            if self._together.rank == 0:
+            if self.together.rank == 0:
                 shutil.rmtree(place, ignore_errors=True)
             raise
 
     def _check(self, step: int) -> None:
         """Raises TilthError where a file is not as it was written; each rank reads its share of them."""
-        together = self._together
+        together = self.together
         share = slice(together.rank, None, together.size)
         damage = [line for lines in together.all(_damage(_path(self.folder, step), share)) for line in lines]
         if damage:
@@ -294,7 +312,7 @@ class Checkpoints:
         from . import sharded
 
         mine = {key: parts[0].global_shape for some in read for key, parts in some.items()}
-        everyones = self._together.all((mine, set(wanted)))
+        everyones = self.together.all((mine, set(wanted)))
         here = {key: shape for shapes, _ in everyones for key, shape in shapes.items()}
         also = {key for _, keys in everyones for key in keys}  # what is read under another name, see `sources`
         there = {

@@ -2,6 +2,9 @@
 
 `tilth tokenize embed` writes which rows are new. Only the matrices with a row for each token are trained, and their old
 rows never get a gradient, so that no optimizer moves them or remembers anything of them; they do not decay either.
+
+A run that trains new rows first and then all has a trainer for each of the two: the second takes the weights of the
+first's last checkpoint, and its optimizer begins anew.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 # Of Megatron-core's models: what has a row, or an entry, for each token. A tied head has none of its own, except for
 # the copy of the embedding that it keeps on another pipeline stage.
-_BY_TOKEN = ("embedding.word_embeddings.weight", "output_layer.weight", "output_layer.bias")
+BY_TOKEN = ("embedding.word_embeddings.weight", "output_layer.weight", "output_layer.bias")
 
 
 def read_rows(path: str | Path) -> list[int]:
@@ -68,7 +71,7 @@ def train_rows_only(chunks: Sequence[Any], rows: Sequence[int]) -> None:
 
 def _by_token(chunk: Any, length: int) -> Iterator[Any]:
     for name, parameter in chunk.named_parameters():
-        if name.endswith(_BY_TOKEN) and len(parameter) == length:  # a scalar head has one row
+        if name.endswith(BY_TOKEN) and len(parameter) == length:  # a scalar head has one row
             yield parameter
 
 

@@ -136,6 +136,11 @@ def sources(wanted: Tensors, stored: Stored) -> tuple[Tensors, Tensors]:
     return first, second
 
 
+def weights(wanted: Tensors) -> Tensors:
+    """The weights alone, float32 copies included; not what an optimizer remembers."""
+    return {key: parts for key, parts in wanted.items() if not key.startswith(STATE) or key.startswith(MASTER)}
+
+
 def _renamed(parts: list[ShardedTensor], key: str) -> list[ShardedTensor]:
     return [replace(part, key=key) for part in parts]
 

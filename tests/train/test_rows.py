@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from ranks import Drawn, regroup, spawn, whole
+from ranks import Drawn, batches_of, regroup, spawn, whole
 
 from tilth.errors import InputError
 from tilth.train.rows import read_rows
@@ -25,7 +25,7 @@ SPLITS = ({"tensor": 2}, {"tensor": 2, "sequence": True}, {"pipeline": 2})
 
 def trained(case):
     """Weights before and after, and the optimizer's memory, whole."""
-    from tilth.train.batches import Cut, cut_up, on_device
+    from tilth.train.batches import Cut
     from tilth.train.loop import Objective, Trainer
     from tilth.train.objective.masked import MaskedModel
     from tilth.train.recipe import TrainRecipe
@@ -45,7 +45,7 @@ def trained(case):
     cut = Cut(SIZE, 4, made.place.data_size, made.place.data)
     source = Drawn(VOCAB - 20, goal.length(LENGTH))
     for step in range(STEPS):
-        made.gradients(step, [on_device(each) for each in cut_up(goal.arrays, source, cut.of_step(step), 4, 0)])
+        made.gradients(step, batches_of(source, goal.arrays, cut, step))
         made.update(RATE)
     return before, whole(made.chunks, lambda parameter: parameter.data), memory(made)
 
