@@ -7,7 +7,7 @@ Nothing here touches a tensor, a file or a process: signals and hung ranks are i
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,6 +16,7 @@ FLOOR = 0.005  # of the mean: the least that counts as one standard deviation, s
 OVERFLOWS = 64  # a loss scaler comes from 2**32 down to 1 in 32 halvings; twice as many are no search any more
 
 Window = tuple[int, int]  # data steps passed over: the first and the last
+Reads = Callable[[int, Iterable[Window]], int]
 
 
 class GuardOptions(BaseModel):
@@ -72,8 +73,9 @@ class Guard:
     stays, as from harder data, therefore does not become usual either, and ends the run after `patience` steps.
     """
 
-    def __init__(self, options: GuardOptions, state: Mapping[str, Any] | None = None):
-        self.options = options
+    def __init__(self, options: GuardOptions, state: Mapping[str, Any] | None = None, reads: Reads | None = None):
+        """`reads` says which data a step reads, given what was passed over; default: `data_step`."""
+        self.options, self._reads = options, reads or data_step
         self._take(state or {})
 
     def _take(self, state: Mapping[str, Any]) -> None:
@@ -125,7 +127,12 @@ class Guard:
 
     def data_step(self, step: int) -> int:
         """Which data this step of training reads."""
-        return data_step(step, self.passed_over)
+        return self._reads(step, self.passed_over)
+
+    def anew(self) -> None:
+        """Other data begins: what was usual before tells nothing of it."""
+        self._losses.clear()
+        self._grad_norms.clear()
 
     def roll_back(self, state: Mapping[str, Any], resume: int, spike: int) -> Window:
         """Takes over the `state` of a checkpoint after a spike at step `spike`; training goes on with step `resume`.

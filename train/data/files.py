@@ -42,6 +42,8 @@ class Shard(NamedTuple):
     end: int | None = None
     labelled: bool = False
     filled: bool = False  # documents are of one length: some end with padding
+    inputs: tuple[str, ...] = ()  # what was encoded
+    sha256: str | None = None  # of the .bin, as it was written
 
 
 def opened(place: str) -> list[Shard]:
@@ -57,9 +59,13 @@ def opened(place: str) -> list[Shard]:
     if path.is_dir():
         found = sorted({file.with_suffix("") for file in path.iterdir() if file.suffix in (".bin", ".idx")})
         if not found:
-            raise InputError(f"{place}: no token shards (.bin, .idx) are there; make some with tilth tokenize encode")
+            raise InputError(
+                f"{place}: neither token shards (.bin, .idx) nor Parquet are there; tilth tokenize encode makes some"
+            )
     else:
         found = [path.with_suffix("") if path.suffix in (".bin", ".idx") else path]
+        if not Path(f"{found[0]}.idx").exists() and not path.exists():
+            raise InputError(f"{place}: no such file or folder")
     return [_shard(one, one.name) for one in found]
 
 
@@ -67,8 +73,7 @@ def _encoded(folder: Path) -> list[Shard]:
     """The shards of a run of `tilth tokenize encode`."""
     manifest = rundir.read(Folder(folder))
     if manifest["command"] != COMMAND:
-        advice = f"encode it first: tilth {COMMAND} --input {folder}"
-        raise InputError(f"{folder}: holds a run of `{manifest['command']}`, no token shards; {advice}")
+        raise InputError(f"{folder}: holds a run of `{manifest['command']}`, no data to train on")
     try:
         stats = orjson.loads((folder / STATS).read_bytes())
     except (OSError, ValueError) as error:
@@ -85,6 +90,8 @@ def _encoded(folder: Path) -> list[Shard]:
             end=stats["end"],
             labelled=request["options"]["label"] is not None,
             filled=request["options"]["length"] is not None,
+            inputs=tuple(stats.get("inputs", ())),
+            sha256=hashes.get(f"{name}.bin"),
         )
         for name in stats["shards"]
     ]

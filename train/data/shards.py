@@ -1,22 +1,22 @@
-"""Token shards as samples of one length, in the order in which they stand.
+"""Token shards: what documents they hold, and their tokens by address.
 
-Opens what `tilth tokenize encode` wrote, and Megatron's `.bin` and `.idx` of others; keeps a share of the documents for
-validation and cuts the others into samples. A number gives a sample: which one is trained on when is decided elsewhere.
-The tokens stay in their memory-mapped files; 16 bytes or so a document are all that is held of them.
+Opens what `tilth tokenize encode` wrote, and Megatron's `.bin` and `.idx` of others. Which documents make which samples
+is `pools`' to say, and which sample is trained on when, `order`'s.
 """
 
 import hashlib
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from xxhash import xxh3_64_intdigest
 
-from tilth.errors import InputError, UsageError
+from tilth.errors import InputError
 
 from .files import Shard, agreed, column_of, ids_of, opened, read_index, sources_of
 
@@ -25,11 +25,11 @@ _LOOKED_AT = 100 * 2**20, 2 * 2**30  # bytes that `check` reads of a shard, and 
 
 
 class Sample(NamedTuple):
-    """Neighbouring tokens: one more than the model reads, for the targets."""
+    """Tokens for the model, and one more than it reads, for the targets."""
 
     tokens: np.ndarray  # int64[length + 1]
     documents: np.ndarray  # int32[length + 1]: number of the document within the sample, from 1; 0 is padding
-    source: int  # index into `TokenShards.sources`, of the document that the first token is of
+    source: int  # index into the `sources` of where it is from
 
 
 class Piece(NamedTuple):
@@ -42,124 +42,162 @@ class Piece(NamedTuple):
     stop: int
 
 
+class Table(NamedTuple):
+    """Documents that have a token, as they stand."""
+
+    begins: np.ndarray  # int64[documents]: address of the first token
+    lengths: np.ndarray  # int64[documents]
+    whole: np.ndarray  # int64[documents]: tokens that are not padding
+    labels: np.ndarray  # int32[documents]: index into the sources
+    sources: list[str]
+    counts: list[int]  # documents of each shard
+
+
 class TokenShards:
-    """The documents of one or several places: samples to train on, and `held`, those that are kept for validation.
+    """The documents of one or several places.
 
     A place is an output folder of `tilth tokenize encode`, a folder of `.bin` and `.idx` files, or the path of one such
-    pair with or without its suffix; all are on local disks. Sample i has the tokens i * length to (i + 1) * length of
-    the training documents, one behind the other: samples overlap by one token, so that each is a target once (what
-    is left behind the last whole sample, less than `length`, is not read). A document is held out if the hash of its id
-    is below the share `held_out`: always the same ones, however the corpus is cut into shards and in whatever order.
-
-    Raises InputError for files that are missing, torn, or of several tokenizers, and for too few tokens.
+    pair with or without its suffix; all are on local disks. Documents without a token are passed over; the others are
+    numbered as they stand. Raises InputError for files that are missing, torn, or of several tokenizers.
     """
 
-    def __init__(self, places: Sequence[str], length: int, held_out: float = 0.0, seed: int = 0):
-        if length < 1 or not 0 <= held_out < 1 or not 0 <= seed < 2**64:
-            right = "at least 1 token, a share from 0 to less than 1, a seed from 0 to less than 2^64"
-            raise UsageError(f"samples of {length} tokens, held_out {held_out:g}, seed {seed}: need {right}")
-        shards = [shard for place in places for shard in opened(place)]
+    def __init__(self, places: Sequence[str]):
+        found = [(shard, place) for place in places for shard in opened(place)]
+        shards = [shard for shard, _ in found]
         if not shards:
             raise InputError("no token shards are named; make some with tilth tokenize encode")
         self.end, self.tokenizer, self.digest = agreed(shards)  # the tokenizer's name and hash, None where unknown
         self.fingerprint = hashlib.sha256(orjson.dumps([shard.state for shard in shards])).hexdigest()
-        self._store = _Store(shards)
-        table = _table(shards, self._store.bases, held_out, seed)
-        self.sources = table.sources
-        self._length = length
-        self._labels = table.labels[~table.held] if len(self.sources) > 1 else None
-        self._run = table.run(self._store, ~table.held)
-        self.tokens = self._run.tokens  # of all training documents
-        self._samples = (self.tokens - 1) // length
-        named = ", ".join(places)
-        if self._samples < 1:
-            held = f" (beside {int(table.held.sum())} documents held out)" if held_out else ""
-            raise InputError(f"{named}: {self.tokens} training tokens{held} do not make one sample of {length + 1}")
-        if held_out and not table.held.any():
-            raise InputError(f"{named}: held_out {held_out:g} of {len(table.held)} documents holds none; ask for more")
-        self.held = HeldOut(
-            [
-                (source, table.run(self._store, chosen))
-                for source in range(len(self.sources))
-                if (chosen := np.flatnonzero(table.held & (table.labels == source))).size
-            ],
-            length,
-        )
+        self.places = [place for _, place in found]  # as the user named it, of each shard
+        self.inputs = list(dict.fromkeys(each for shard in shards for each in shard.inputs))  # what was encoded
+        self.hashes = {f"{shard.place}.bin": shard.sha256 for shard in shards if shard.sha256}
+        self.store = Store([(shard.place, shard.rows, shard.tokens) for shard in shards])
+        self.filled = any(shard.filled for shard in shards)  # whether some tokens are padding
+        self._shards = shards
+
+    @cached_property
+    def table(self) -> "Table":
+        """All documents."""
+        found = [_documents(shard, base) for shard, base in zip(self._shards, self.store.bases, strict=False)]
+        begins, lengths, whole = (np.concatenate(each) for each in zip(*(rows for rows, _ in found), strict=True))
+        sources, labels = _joined([told for _, told in found])
+        return Table(begins, lengths, whole, labels, sources, [len(rows[0]) for rows, _ in found])
 
     def __len__(self) -> int:
-        """Samples in one pass."""
-        return self._samples
+        return len(self.table.begins)
 
-    def sample(self, index: int) -> Sample:
-        """The sample of that number; from len() on it is the next pass over the same."""
-        first = index % self._samples * self._length
-        source = 0 if self._labels is None else int(self._labels[self._run.document_at(first)])
-        return self._run.sample(first, self._length, source)
+    def ids(self) -> Iterator[list[str]]:
+        """The ids of all documents, a shard at a time."""
+        for shard in self._shards:
+            lengths = np.diff(shard.bounds)
+            ids = ids_of(shard.place, shard.rows, len(lengths))
+            yield ids if (lengths > 0).all() else [ids[number] for number in np.flatnonzero(lengths)]
 
-    def documents(self, index: int) -> list[Piece]:
-        """What is in the sample of that number."""
-        return self._run.pieces(index % self._samples * self._length, self._length)
+    def documents(self) -> pa.RecordBatchReader:
+        """All documents in order: id (string), tokens (int64), place (string, as the user named it), and label (string)
+        where the shards have one."""
+        schema = pa.schema(
+            [("id", pa.string()), ("tokens", pa.int64()), ("place", pa.string()), ("label", pa.string())]
+        )
+        return pa.RecordBatchReader.from_batches(schema, self._batches(schema))
+
+    def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        first = 0
+        table = self.table
+        names = np.array(table.sources, object)
+        for place, count, ids in zip(self.places, table.counts, self.ids(), strict=True):
+            rows = slice(first, first + count)
+            labels = pa.array(names[table.labels[rows]], pa.string())
+            yield pa.record_batch([pa.array(ids), table.whole[rows], pa.repeat(place, count), labels], schema=schema)
+            first += count
+
+    def held(self, share: float, seed: int) -> np.ndarray:
+        """bool[documents]: which are kept for validation: those whose id has a hash below the share. They are the same
+        ones however the corpus is cut into shards, and in whatever order."""
+        if not share:
+            return np.zeros(len(self), bool)
+        return np.concatenate([held_ids(ids, share, seed) for ids in self.ids()])
 
     def check(self, vocab_size: int) -> None:
         """Raises InputError for a token id that a model of so many ids does not have.
 
-        Looks at 100 MB of each shard at most, and 2 GB in all, evenly spread; then at every sample as it is read, for
-        an embedding that is split over ranks takes an id beyond its rows for a row of zeros.
+        Looks at 100 MB of each shard at most, and 2 GB in all, evenly spread; a `Store` looks at the rest as it reads,
+        for an embedding that is split over ranks takes an id beyond its rows for a row of zeros.
         """
-        self._store.check(vocab_size)
+        self.store.check(vocab_size)
 
 
-class HeldOut:
-    """Samples of the documents that are held out, source by source; each source's last one is padded, so that no token
-    is left out."""
-
-    def __init__(self, runs: Sequence[tuple[int, "_Run"]], length: int):
-        self._runs, self._length = runs, length
-        counts = [-(-run.tokens // length) for _, run in runs]
-        self._firsts = np.cumsum([0, *counts])  # number of each source's first sample, and of all samples
-        self.tokens = sum(run.tokens for _, run in runs)
-
-    def __len__(self) -> int:
-        return int(self._firsts[-1])
-
-    def numbers(self, most: int | None = None) -> list[int]:
-        """The samples, source by source; of each source the first `most`."""
-        return [
-            number
-            for first, stop in pairwise(self._firsts.tolist())
-            for number in range(first, stop if most is None else min(stop, first + most))
-        ]
-
-    def sample(self, index: int) -> Sample:
-        (source, run), first = self._found(index)
-        return run.sample(first, self._length, source)
-
-    def documents(self, index: int) -> list[Piece]:
-        (_, run), first = self._found(index)
-        return run.pieces(first, self._length)
-
-    def _found(self, index: int) -> tuple[tuple[int, "_Run"], int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)} held out")
-        at = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        return self._runs[at], (index - int(self._firsts[at])) * self._length
+def held_ids(ids: Sequence[str], share: float, seed: int) -> np.ndarray:
+    """bool[n]: whose hash is below the share."""
+    hashes = (xxh3_64_intdigest(id_.encode(), seed) for id_ in ids)
+    return np.fromiter(hashes, np.uint64, len(ids)) < int(share * 2**64)
 
 
-# --- Reading ----------------------------------------------------------------------------------------------------------
+def _documents(shard: Shard, base: int) -> tuple[tuple[np.ndarray, ...], tuple[list[str], np.ndarray]]:
+    """Addresses, lengths and whole lengths of a shard's documents that are not empty, and their sources."""
+    lengths = np.diff(shard.bounds)
+    there = lengths > 0
+    whole = column_of(shard.rows, "tokens", len(lengths)).to_numpy() if shard.filled and shard.rows else lengths
+    names, labels = sources_of(shard)
+    rows = shard.bounds[:-1] + base, lengths, whole if whole is lengths else np.minimum(whole, lengths)
+    if not there.all():
+        rows, labels = tuple(column[there] for column in rows), labels[there]
+    return rows, (names, labels)
 
 
-class _Store:
-    """The tokens of all shards. Their addresses count on from shard to shard."""
+def _joined(parts: Sequence[tuple[list[str], np.ndarray]]) -> tuple[list[str], np.ndarray]:
+    """The sources of all shards, sorted, and each document's index into them (int32)."""
+    sources = sorted({names[at] for names, labels in parts for at in np.unique(labels).tolist()})
+    ranks = {name: rank for rank, name in enumerate(sources)}
+    return sources, np.concatenate(
+        [np.array([ranks.get(name, 0) for name in names], np.int32)[labels] for names, labels in parts]
+    )
 
-    def __init__(self, shards: Sequence[Shard]):
-        self._names = [(shard.place, shard.rows) for shard in shards]
-        self._tokens = [shard.tokens for shard in shards]
+
+class Store:
+    """The tokens of all shards, memory-mapped. Their addresses count on from shard to shard."""
+
+    def __init__(self, shards: Sequence[tuple[str, Path | None, np.ndarray]], vocab_size: int | None = None):
+        """`shards`: path without suffix, the file that tells of its documents, and the tokens of each. With a
+        `vocab_size`, ids beyond it are refused as they are read."""
+        self._names = [(place, rows) for place, rows, _ in shards]
+        self._tokens = [np.asarray(tokens) for *_, tokens in shards]
         self.bases = np.cumsum([0, *map(len, self._tokens)])  # int64[shards + 1]: address of each shard's first token
-        self._vocab_size: int | None = None
+        self._vocab_size = vocab_size
         self._documents = lru_cache(maxsize=2)(self._read_documents)  # those who ask for one ask for its neighbours
 
+    @classmethod
+    def opened(cls, about: dict[str, Any]) -> Self:
+        """The store that `about` tells of."""
+        shards = [
+            (place, Path(rows) if rows else None, _mapped(place, np.dtype(dtype), tokens))
+            for place, rows, dtype, tokens in about["shards"]
+        ]
+        return cls(shards, about["vocab_size"])
+
+    def about(self) -> dict[str, Any]:
+        """What `opened` needs, fit for JSON. Paths are whole, for processes that stand elsewhere."""
+        shards = [
+            (str(Path(place).absolute()), str(rows.absolute()) if rows else None, str(tokens.dtype), len(tokens))
+            for (place, rows), tokens in zip(self._names, self._tokens, strict=True)
+        ]
+        return {"shards": shards, "vocab_size": self._vocab_size}
+
     def read(self, addresses: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The tokens of documents' parts, by address and number of each: int64[sum of counts]."""
+        """The tokens of documents' parts, by address and number of each: int64[sum of counts]. Addresses ascend."""
+        begin, tokens, shard = int(addresses[0]), int(counts.sum()), int(self._shard_at(addresses[0]))
+        if addresses[-1] + counts[-1] - begin == tokens and begin + tokens <= self.bases[shard + 1]:  # all neighbours
+            at = begin - int(self.bases[shard])
+            made = self._tokens[shard][at : at + tokens].astype(np.int64)
+        else:
+            made = self._gathered(addresses, counts)
+        if self._vocab_size and made.view(np.uint64).max() >= self._vocab_size:  # ids below zero too
+            document = int(np.searchsorted(np.cumsum(counts), made.view(np.uint64).argmax(), side="right"))
+            self._refuse(int(self._shard_at(addresses[document])), made, self._vocab_size)
+        return made
+
+    def _gathered(self, addresses: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The same, of parts that do not all stand side by side."""
         shards, stops = self._shard_at(addresses), np.cumsum(counts)
         parted = (addresses[1:] != addresses[:-1] + counts[:-1]) | (shards[1:] != shards[:-1])
         made = np.empty(stops[-1], np.int64)
@@ -167,20 +205,27 @@ class _Store:
             shard, begin, stop = shards[part], stops[part] - counts[part], stops[after - 1]
             at = addresses[part] - self.bases[shard]
             made[begin:stop] = self._tokens[shard][at : at + stop - begin]
-        if self._vocab_size and made.view(np.uint64).max() >= self._vocab_size:  # ids below zero too
-            document = int(np.searchsorted(stops, made.view(np.uint64).argmax(), side="right"))
-            self._refuse(int(shards[document]), made, self._vocab_size)
         return made
 
-    def named(self, addresses: np.ndarray, firsts: np.ndarray, counts: np.ndarray) -> list[Piece]:
-        """The same parts by the documents' names, given at which of its tokens each begins."""
+    def pieces(self, addresses: np.ndarray, counts: np.ndarray) -> list[Piece]:
+        """The same parts by the documents' names."""
         found = []
-        for address, first, count in zip(addresses, firsts, counts, strict=True):
+        for address, count in zip(addresses, counts, strict=True):
             shard = int(self._shard_at(address))
-            place = self._names[shard][0]
             bounds, ids = self._documents(shard)
             number = int(np.searchsorted(bounds, address - self.bases[shard], side="right")) - 1
-            found.append(Piece(place, number, ids[number], int(first), int(first + count)))
+            first = int(address - self.bases[shard] - bounds[number])
+            found.append(Piece(self._names[shard][0], number, ids[number], first, first + int(count)))
+        return found
+
+    def spans(self, id_: str) -> list[tuple[int, int]]:
+        """Addresses of a document's first token and of what is behind its last; of all documents with that id."""
+        found = []
+        for shard, base in enumerate(self.bases[:-1].tolist()):
+            bounds, ids = self._read_documents(shard)
+            found += [
+                (base + int(bounds[at]), base + int(bounds[at + 1])) for at, other in enumerate(ids) if other == id_
+            ]
         return found
 
     def check(self, vocab_size: int) -> None:
@@ -215,86 +260,15 @@ class _Store:
         )
 
 
-class _Run(NamedTuple):
-    """Some documents, none of them empty, one behind the other."""
-
-    store: _Store
-    begins: np.ndarray  # int64[documents]: address of the first token
-    stops: np.ndarray  # int64[documents]: tokens of the run up to the document's end
-    whole: np.ndarray | None  # int64[documents]: tokens that are not padding; None: all of them
-
-    @property
-    def tokens(self) -> int:
-        return int(self.stops[-1]) if len(self.stops) else 0
-
-    def document_at(self, token: int) -> int:
-        return int(np.searchsorted(self.stops, token, side="right"))
-
-    def sample(self, first: int, length: int, source: int) -> Sample:
-        """The tokens from `first` to `first + length`, this one too; what lies behind the run's end is padding."""
-        at, inner, counts = self._parts(first, length)
-        read = int(counts.sum())
-        tokens, documents = np.zeros(length + 1, np.int64), np.zeros(length + 1, np.int32)
-        tokens[:read] = self.store.read(self.begins[at] + inner, counts)
-        documents[:read] = np.repeat(np.arange(1, len(counts) + 1, dtype=np.int32), counts)
-        if self.whole is not None:
-            place = np.arange(read) + np.repeat(inner - np.cumsum(counts) + counts, counts)  # within its document
-            documents[:read][place >= np.repeat(self.whole[at], counts)] = 0
-        return Sample(tokens, documents, source)
-
-    def pieces(self, first: int, length: int) -> list[Piece]:
-        at, inner, counts = self._parts(first, length)
-        return self.store.named(self.begins[at] + inner, inner, counts)
-
-    def _parts(self, first: int, length: int) -> tuple[slice, np.ndarray, np.ndarray]:
-        """Documents of a sample, at which of its tokens it takes each of them up, and how many it takes (int64)."""
-        stop = min(first + length + 1, self.tokens)
-        at = slice(self.document_at(first), self.document_at(stop - 1) + 1)
-        stops = self.stops[at]
-        begins = np.concatenate(
-            [self.stops[at.start - 1 : at.start] if at.start else np.zeros(1, np.int64), stops[:-1]]
-        )
-        inner = np.maximum(first - begins, 0)
-        return at, inner, np.minimum(stops, stop) - begins - inner
-
-
-# --- What there is ----------------------------------------------------------------------------------------------------
-
-
-class _Table(NamedTuple):
-    """All documents that are not empty."""
-
-    begins: np.ndarray  # int64[documents]: addresses
-    lengths: np.ndarray  # int64[documents]
-    whole: np.ndarray | None  # int64[documents]: tokens that are not padding, where some are
-    held: np.ndarray  # bool[documents]
-    labels: np.ndarray  # int[documents]: index into sources
-    sources: list[str]
-
-    def run(self, store: _Store, chosen: np.ndarray) -> _Run:
-        whole = self.whole[chosen] if self.whole is not None else None
-        return _Run(store, self.begins[chosen], np.cumsum(self.lengths[chosen], dtype=np.int64), whole)
-
-
-def _table(shards: Sequence[Shard], bases: np.ndarray, held_out: float, seed: int) -> _Table:
-    """All documents of all shards that are not empty."""
-    parts: list[tuple[np.ndarray, ...]] = []
-    found: dict[str, int] = {}  # sources, numbered as they come
-    for shard, base in zip(shards, bases, strict=False):
-        lengths = np.diff(shard.bounds)
-        there = lengths > 0
-        whole = column_of(shard.rows, "tokens", len(lengths)).to_numpy() if shard.filled and shard.rows else lengths
-        held = np.zeros(len(lengths), bool)
-        if held_out:
-            hashes = (xxh3_64_intdigest(id_.encode(), seed) for id_ in ids_of(shard.place, shard.rows, len(lengths)))
-            held = np.fromiter(hashes, np.uint64, len(lengths)) < int(held_out * 2**64)
-        names, labels = sources_of(shard)
-        labels = np.array([found.setdefault(name, len(found)) for name in names], np.int32)[labels]
-        columns = shard.bounds[:-1] + base, lengths, np.minimum(whole, lengths), held, labels
-        parts.append(tuple(column[there] for column in columns))
-    begins, lengths, whole, held, labels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    sources = sorted(found)
-    ranks = {name: rank for rank, name in enumerate(sources)}
-    labels = np.array([ranks[name] for name in found], np.int32)[labels]
-    filled = any(shard.filled for shard in shards)
-    return _Table(begins, lengths, whole if filled else None, held, labels, sources)
+def _mapped(place: str, dtype: np.dtype, tokens: int) -> np.ndarray:
+    """The tokens of a shard that was looked at before. Raises InputError where they are not as they were."""
+    file = Path(f"{place}.bin")
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}); every machine must see it at this path"
+        ) from error
+    if size != tokens * dtype.itemsize:
+        raise InputError(f"{file}: has {size} bytes, and had {tokens * dtype.itemsize} when the run was prepared")
+    return np.memmap(file, dtype, "r") if size else np.zeros(0, dtype)
