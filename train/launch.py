@@ -81,9 +81,12 @@ def threads(local_world: int, environ: Mapping[str, str] = os.environ) -> int:
 
 @contextlib.contextmanager
 def alone() -> Iterator[Seat]:
-    """The seat of a run's only process: this one."""
-    with _shared_memory("rendezvous") as file:
-        yield Seat(0, 1, 0, 1, f"file://{_path(file)}")
+    """The seat of a run's only process: this one.
+
+    Its file stays open: Megatron-core keeps some of a group for good, and when that goes, torch opens the file by its
+    number again, which by then would be another's.
+    """
+    yield Seat(0, 1, 0, 1, f"file://{_path(os.memfd_create('tilth-rendezvous'))}")
 
 
 def run_local(command: Sequence[str], world: int, folder: Path) -> None:

@@ -4,6 +4,7 @@ The request's identity (model, data, objective, optimizer, schedule, seed) stand
 one start to the next (parallel sizes, micro-batches, what is shown) stands in `job.json`, which the ranks read.
 """
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +16,20 @@ from tilth import rundir
 from tilth.errors import InputError, UsageError
 from tilth.storage import Folder
 
-from ..tokenize.tokenizer import Tokenizer, load
-from . import checkpoint, launch, optimizer, parallel, rows, seen, sizes
-from .data.shards import TokenShards
+from ..tokenize.tokenizer import Tokenizer, absolute, load
+from . import checkpoint, grown, launch, optimizer, parallel, plan_report, rows, seen, sizes
 from .model.options import ModelOptions, presets
-from .rank import JOB, Job, train
+from .outline import outline, sketch
+from .prepare import beside, prepare, settle
+from .rank import JOB, Job, take_part, train
 from .recipe import TrainRecipe
 
 COMMAND = "train run"
 STATS = "stats.json"
+PLAN = "plan.html"
 ADVICE = "choose another --output, or --fresh to start over"
-FREE = ("parallel", "recompute", "checkpoint", "guard", "seen")  # parts of a recipe that do not decide what is learned
+# parts of a recipe that do not decide what is learned
+FREE = ("parallel", "recompute", "checkpoint", "guard", "seen", "verify")
 
 
 class Launch(NamedTuple):
@@ -44,31 +48,51 @@ def run(
     how: Launch,
     quiet: bool = False,
     fresh: bool = False,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Trains the recipe's model on token shards, from the last checkpoint in `output` if there is one.
+    """Trains the recipe's model on token shards or Parquet, from the last checkpoint in `output` if there is one.
 
     Returns what `stats.json` holds. Raises UsageError, InputError, DirectoryConflict before anything is started.
     """
     if not output.local:
         raise UsageError(f"{output.url}: a training run is written to a local or shared folder, not to a URL")
     rundir.refuse_foreign(output)
-    job, identity = prepared(data, tokenizer, output, recipe, quiet)
     seat = None if how.ray is not None else launch.surroundings()
     if seat is not None and seat.rank:
-        if output.exists(rundir.MANIFEST) and not fresh:
-            rundir.claim(output, COMMAND, identity, name, ADVICE)
-        train(job, seat)
+        take_part(recipe, output.url, seat)
         return {}
     with output.lock():
-        if fresh:
-            rundir.start_over(output, COMMAND)
-        rundir.claim(output, COMMAND, identity, name, ADVICE)
+        try:
+            job, identity, drawing = prepared(data, labels, tokenizer, output, recipe, name, quiet)
+            if fresh:
+                rundir.start_over(output, COMMAND)
+            rundir.claim(output, COMMAND, identity, name, ADVICE)
+            settle(Path(output.url))
+        finally:
+            shutil.rmtree(beside(Path(output.url)), ignore_errors=True)
         latest = max(checkpoint.steps(output.url), default=None)
-        if latest == job.steps and output.exists(STATS) and seat is None:  # other ranks would wait for this one
+        if latest == drawing["steps"] and output.exists(STATS) and seat is None:  # other ranks would wait for this one
             return orjson.loads(output.read(STATS))
         output.write(JOB, orjson.dumps(job.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+        output.write(PLAN, plan_report.render_plan(drawing).encode("utf-8", "replace"))
+        if not quiet:
+            print(plan_report.plan_text(drawing), file=sys.stderr)
         ended = started(job, seat, how)
         return finished(job, output, ended)
+
+
+def planned(
+    recipe: TrainRecipe, data: Sequence[str], labels: Sequence[str], place: str | None, name: str
+) -> dict[str, Any] | None:
+    """The plan of a recipe as it is drawn; without data, as far as it is known then: None where they would say how long
+    the training is."""
+    tokenizer = load(place) if place else None
+    if not data:
+        model = recipe.planned() if tokenizer is None else fitted(recipe, tokenizer).model
+        return sketch(recipe, name, sizes.parameters(model)["total"])
+    recipe = fitted(recipe, tokenizer)
+    found = prepare(recipe, tokenizer, data, labels, None)
+    return outline(recipe, found, name, sizes.parameters(recipe.model)["total"]).drawing
 
 
 def started(job: Job, seat: launch.Seat | None, how: Launch) -> bool:
@@ -85,7 +109,7 @@ def started(job: Job, seat: launch.Seat | None, how: Launch) -> bool:
             return train(job, seat)
     else:
         launch.run_local([sys.executable, "-m", "tilth.train.rank", job.folder], world, Path(job.folder))
-    return max(checkpoint.steps(job.folder), default=0) == job.steps
+    return max(checkpoint.steps(job.folder), default=0) == job.plan_steps()
 
 
 def finished(job: Job, output: Folder, complete: bool) -> dict[str, Any]:
@@ -96,7 +120,7 @@ def finished(job: Job, output: Folder, complete: bool) -> dict[str, Any]:
     stats = {
         "complete": complete,
         "steps": max(checkpoint.steps(output.url), default=0),
-        "of": job.steps,
+        "of": job.plan_steps(),
         **final(curves, held_out),
         "about": job.about,
     }
@@ -106,47 +130,49 @@ def finished(job: Job, output: Folder, complete: bool) -> dict[str, Any]:
 
 
 def prepared(
-    data: Sequence[str], place: str | None, output: Folder, recipe: TrainRecipe, quiet: bool
-) -> tuple[Job, dict[str, Any]]:
-    """The checked job, and what tells this run from others."""
+    data: Sequence[str],
+    labels: Sequence[str],
+    place: str | None,
+    output: Folder,
+    recipe: TrainRecipe,
+    name: str,
+    quiet: bool,
+) -> tuple[Job, dict[str, Any], dict[str, Any]]:
+    """The checked job, what tells this run from others, and its plan as it is drawn."""
     tokenizer = load(place) if place else None
     recipe = fitted(recipe, tokenizer)
-    model, batch = recipe.model, recipe.batch
-    objective = recipe.objective()
-    shards = TokenShards(data, objective.length(batch.length), recipe.validation.share, recipe.seed)
-    if tokenizer and shards.digest and shards.digest != tokenizer.digest:
-        raise InputError(f"the shards were encoded by {shards.tokenizer}, another tokenizer than {place}")
-    assert model.vocab_size is not None
-    shards.check(model.vocab_size)
-    steps = recipe.step_count(len(shards))
-    decoder = recipe.decoder_length()
-    parallel.fit(model, recipe.parallel, batch.length, decoder)
-    optimizer.fit(recipe.optimizer, recipe.parallel, new_rows_only=bool(recipe.new_rows))
-    seen.check(recipe.seen, steps)
-    chosen_rows = _rows(recipe, model)
+    model, length, decoder = recipe.model, recipe.lengths()[0], recipe.decoder_length()
+    parallel.fit(model, recipe.parallel, length, decoder)
+    chosen_rows = _rows(recipe, model, place)
+    optimizer.fit(recipe.optimizer, recipe.parallel, new_rows_only=bool(chosen_rows))
     if recipe.start:
-        checkpoint.found_at(recipe.start)
+        grown.growth(place, recipe.start, recipe.grow, model)
     counts = sizes.parameters(model)
+    found = prepare(recipe, tokenizer, data, labels, Path(output.url))
+    made = outline(recipe, found, name, counts["total"])
+    recipe = recipe.model_copy(update={"stream": recipe.stream.model_copy(update={"lanes": made.lanes})})
+    seen.check(recipe.seen, made.plan.steps)
     about = {
         "model": model.preset or model.family,
         "parameters": counts["total"],
         "data": ", ".join(data),
-        "tokens in the data": shards.tokens,
-        "passes over it": round(steps * batch.size / len(shards), 3),
+        "tokens in the data": found.tokens,
+        "passes over it": round(made.plan.tokens / found.tokens, 3),
     }
-    flops = sizes.flops_per_token(model, batch.length, decoder)
     job = Job(
-        recipe=recipe, data=[str(Path(each).absolute()) for each in data], folder=output.url, steps=steps,
-        about=about, flops_per_token=flops, rows=chosen_rows, quiet=quiet,
+        recipe=recipe, data=[absolute(each) for each in data], folder=output.url, plan=made.plan.about(),
+        stream=found.stream, tokenizer=absolute(place) if place else None, about=about,
+        flops_per_token=sizes.flops_per_token(model, length, decoder), rows=chosen_rows, quiet=quiet,
     )  # fmt: skip
-    chosen = recipe.model_dump(mode="json", exclude={*FREE, "batch", "description"})
+    left_out = {**dict.fromkeys((*FREE, "batch", "description"), True), "stream": {"workers"} if found.stream else True}
+    chosen = recipe.model_dump(mode="json", exclude=left_out)
     identity = {
-        "recipe": {**chosen, "batch": {"size": batch.size, "length": batch.length}},
-        "steps": steps,
-        "data": shards.fingerprint,
+        "recipe": {**chosen, "batch": {"size": recipe.batch.size, "length": recipe.batch.length}},
+        "steps": made.plan.steps,
+        "data": found.key,
         "tokenizer": tokenizer.digest if tokenizer else None,
     }
-    return job, identity
+    return job, identity, made.drawing
 
 
 def fitted(recipe: TrainRecipe, tokenizer: Tokenizer | None) -> TrainRecipe:
@@ -159,6 +185,8 @@ def fitted(recipe: TrainRecipe, tokenizer: Tokenizer | None) -> TrainRecipe:
             )
         if model.family != "gpt":
             raise UsageError(f"{model.family} needs the tokenizer's special tokens; name it with --tokenizer")
+        if recipe.language.infill:
+            recipe.language.infill.ids()
         return recipe
     of_preset = model.preset and model.vocab_size == presets()[model.preset]["model"].get("vocab_size")
     if model.vocab_size is None or of_preset:
@@ -174,11 +202,17 @@ def fitted(recipe: TrainRecipe, tokenizer: Tokenizer | None) -> TrainRecipe:
     return recipe.model_copy(update={"model": model, part: recipe.objective().fitted(tokenizer, model.vocab_size)})
 
 
-def _rows(recipe: TrainRecipe, model: ModelOptions) -> list[int]:
-    """The rows that alone are trained, if any."""
-    if not recipe.new_rows:
+def _rows(recipe: TrainRecipe, model: ModelOptions, place: str | None) -> list[int]:
+    """The rows that alone are trained, throughout or in some stages."""
+    staged = [name for name, stage in recipe.stages.items() if stage.rows == "new"]
+    file = recipe.new_rows or (str(Path(place, "expansion.json")) if place and staged else None)
+    if file is None:
+        if staged:
+            raise UsageError(f"stages.{staged[0]}.rows: which rows are new? name the expanded tokenizer, or new_rows")
         return []
-    found = rows.read_rows(recipe.new_rows)
+    if staged and not recipe.new_rows and not Path(file).exists():
+        raise UsageError(f"stages.{staged[0]}.rows: {place} is no expanded tokenizer (no {Path(file).name})")
+    found = rows.read_rows(file)
     if max(found) >= model.rows():
-        raise InputError(f"{recipe.new_rows}: names row {max(found)}, the model's embedding has {model.rows()}")
+        raise InputError(f"{file}: names row {max(found)}, the model's embedding has {model.rows()}")
     return found

@@ -76,6 +76,25 @@ class Drawn:
         return Sample(tokens, documents, index % 2)
 
 
+def reading(source: Any, cut: Any, seed: int = 0) -> Callable[[int], Any]:
+    """What a rank reads in a step: samples by number, one step's behind the other's."""
+    from tilth.train.batches import Share
+
+    def read(step: int) -> Any:
+        numbers = [step * cut.size + slot for slot in cut.slots]
+        return Share([source.sample(number) for number in numbers], [(seed, number) for number in numbers], cut.micro)
+
+    return read
+
+
+def batches_of(source: Any, arrays: Any, cut: Any, step: int) -> list[Any]:
+    """The micro-batches of a step."""
+    from tilth.train.batches import Batches
+
+    with Batches(reading(source, cut), arrays) as batches:
+        return batches.of_step(step)
+
+
 def whole(chunks: Sequence[Any], of: Callable[[Any], torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every rank's parts of what `of` gives for each parameter, put together by their global names and places."""
     import torch.distributed as dist

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ranks import Drawn, regroup
+from ranks import Drawn, reading, regroup
 
 from tilth.errors import TilthError
 from tilth.train.checkpoint import CheckpointOptions
@@ -63,7 +63,7 @@ class Training:
         from tilth.train.batches import Batches
 
         losses = []
-        with Batches(Drawn(VOCAB - 20, LENGTH), self.objective.arrays, self.cut, 0) as batches:
+        with Batches(reading(Drawn(VOCAB - 20, LENGTH), self.cut), self.objective.arrays) as batches:
             for step in range(first, end):
                 measured = self.trainer.gradients(step, batches.of_step(step))
                 losses.append(measured.loss)

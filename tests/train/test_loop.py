@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from ranks import Drawn, regroup, spawn, whole
+from ranks import Drawn, reading, regroup, spawn, whole
 
 from tilth.train.data.shards import Sample
 from tilth.train.model.options import ModelOptions
 from tilth.train.objective.language import LanguageModel
 from tilth.train.parallel import ParallelOptions
 from tilth.train.recipe import TrainRecipe
-from tilth.train.schedule import ScheduleOptions, rate
 
 VOCAB, LENGTH = 200, 32
 SHAPE = {"layers": 2, "hidden": 32, "heads": 4, "ffn": 64, "vocab_size": VOCAB, "max_length": LENGTH}
@@ -81,7 +80,7 @@ def gap_to_itself(split):
     reference = build(ModelOptions(**SHAPE), parallel, "fp32", seed=0)
     made = trainer(SHAPE, Objective(arrays, loss, ("gap",), {"reference": reference}), parallel)
     cut = Cut(4, 2, made.place.data_size, made.place.data)
-    with Batches(Drawn(VOCAB, LENGTH), arrays, cut, 0) as batches:
+    with Batches(reading(Drawn(VOCAB, LENGTH), cut), arrays) as batches:
         before = made.gradients(0, batches.of_step(0))
         made.update(0.1)
         after = made.gradients(1, batches.of_step(0))
@@ -109,7 +108,7 @@ def skipped(_):
 
     made = trainer(SHAPE, Objective(arrays, broken))
     before = whole(made.chunks, lambda parameter: parameter.data.clone())
-    with Batches(Drawn(VOCAB, LENGTH), arrays, Cut(4, 2, 1, 0), 0) as batches:
+    with Batches(reading(Drawn(VOCAB, LENGTH), Cut(4, 2, 1, 0)), arrays) as batches:
         measured = made.gradients(0, batches.of_step(0))
         made.skip()
     return measured, before, whole(made.chunks, lambda parameter: parameter.data.clone())
@@ -122,17 +121,3 @@ def test_a_skipped_step_moves_nothing():
     assert not math.isfinite(measured.grad_norm)
     for name, weight in before.items():
         assert torch.equal(weight, after[name])
-
-
-def test_rates_warm_up_and_fall_as_told():
-    options = ScheduleOptions(rate=1.0, warmup=0.1, floor=0.1)
-    assert rate(options, 0, 100) == pytest.approx(0.1)
-    assert rate(options, 9, 100) == 1.0
-    assert rate(options, 54, 100) == pytest.approx(0.55)  # half of the way down a cosine
-    assert rate(options, 99, 100) == pytest.approx(0.1)
-    wsd = ScheduleOptions(rate=1.0, warmup=0.0, course="wsd", decay=0.2, floor=0.0)
-    assert [rate(wsd, step, 10) for step in (0, 7, 8, 9)] == pytest.approx([1.0, 1.0, 0.5, 0.0])
-    constant = ScheduleOptions(rate=1.0, warmup=0.0, course="constant")
-    assert {rate(constant, step, 10) for step in range(10)} == {1.0}
-    linear = ScheduleOptions(rate=1.0, warmup=0.0, course="linear", floor=0.0)
-    assert rate(linear, 4, 10) == pytest.approx(0.5)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from ranks import Drawn, regroup, spawn, whole
+from ranks import Drawn, batches_of, regroup, spawn, whole
 
 from tilth.errors import UsageError
 from tilth.train.optimizer import OptimizerOptions, decays, fit
@@ -38,10 +38,10 @@ def trainer(split, model=LLAMA, precision="fp32", **optimizer):
 
 
 def batch(made, step):
-    from tilth.train.batches import Cut, cut_up, on_device
+    from tilth.train.batches import Cut
 
-    numbers = Cut(SIZE, 4, made.place.data_size, made.place.data).of_step(step)
-    return [on_device(each) for each in cut_up(made.objective.arrays, Drawn(180, LENGTH), numbers, 4, 0)]
+    cut = Cut(SIZE, 4, made.place.data_size, made.place.data)
+    return batches_of(Drawn(180, LENGTH), made.objective.arrays, cut, step)
 
 
 def weights(made):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ranks import Drawn, regroup, spawn, whole
+from ranks import Drawn, reading, regroup, spawn, whole
 
 from tilth.train.objective.language import LanguageModel
 from tilth.train.objective.masked import MaskedModel
@@ -94,7 +94,7 @@ def gradients(case):
     trainer = Trainer(recipe, Objective(goal.arrays, loss), Drawn.sources)
     cut = Cut(SIZE, recipe.batch.micro, trainer.place.data_size, trainer.place.data)
     source = Drawn(VOCAB - 20, goal.length(length))
-    with Batches(source, goal.arrays, cut, 0) as batches:
+    with Batches(reading(source, cut), goal.arrays) as batches:
         measured = trainer.gradients(0, batches.of_step(3))
     found = {}
     if not recipe.parallel.shard_optimizer:  # else each rank has its share alone

@@ -150,7 +150,7 @@ def test_sigterm_saves_and_ends_well_and_the_page_is_there(corpus, recipe_file, 
 def prepared(corpus: Any, tmp_path: Path, *settings: str, data: str = "shards", tokenizer: bool = True):  # noqa: F811
     recipe = changed(TrainRecipe, SMALL, settings, "small")
     place = str(corpus.folder / "tok") if tokenizer else None
-    return room.prepared([str(corpus.folder / data)], place, Folder(tmp_path / "run"), recipe, quiet=True)
+    return room.prepared([str(corpus.folder / data)], [], place, Folder(tmp_path / "run"), recipe, "small", quiet=True)
 
 
 REFUSED = {
@@ -163,7 +163,7 @@ REFUSED = {
     "model.positions=learned batch.length=128": "sequence length 128 is longer than the model's 64 learned positions",
     "model.vocab_size=20": f"has {WORDS + 5} tokens, the model's embedding model.vocab_size=20",
     "optimizer.name=lamb parallel={data: 2, shard_optimizer: true}": "lamb needs the norms of whole layers",
-    "steps=3 tokens=1e6": "steps and tokens both say how long to train",
+    "steps=3 tokens=1e6": "steps and tokens or stages both say how long to train",
     "model.layers=0": "model.layers",
     "model.layer=2": "unknown key model.layer; did you mean layers?",
     "batch.length=100000": "training tokens",
@@ -192,16 +192,16 @@ def test_other_shards_than_the_tokenizers_are_refused(corpus, tmp_path):  # noqa
     from tilth.tokenize.tokenizer import Tokenizer
 
     write_directory(other, Tokenizer(from_bert(b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nother", "bert")))
-    recipe = changed(TrainRecipe, SMALL, (), "small")
+    recipe, folder = changed(TrainRecipe, SMALL, (), "small"), Folder(tmp_path / "run")
     with pytest.raises(InputError, match="another tokenizer"):
-        room.prepared([str(corpus.folder / "shards")], str(other), Folder(tmp_path / "run"), recipe, quiet=True)
+        room.prepared([str(corpus.folder / "shards")], [], str(other), folder, recipe, "small", quiet=True)
 
 
 def test_a_run_is_itself_at_any_split_and_another_with_another_rate(corpus, tmp_path):  # noqa: F811
     from tilth import rundir
 
     folder = Folder(tmp_path / "run")
-    _, identity = prepared(corpus, tmp_path)
+    _, identity, _ = prepared(corpus, tmp_path)
     rundir.claim(folder, room.COMMAND, identity, "small", room.ADVICE)
     for same in ("parallel.tensor=2", "batch.micro=1", "recompute=full", "checkpoint.every=7", "seen.log_every=2"):
         rundir.claim(folder, room.COMMAND, prepared(corpus, tmp_path, same)[1], "small", room.ADVICE)
