@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: tilth demo demo-run/"
 VOCAB_SIZE = 1000
 LABEL = "lang.code"  # by which losses are told
-TRAINING = [  # about 3 million parameters, two processes, a minute
-    "steps=90",
+TRAINING = [  # about 3 million parameters, two processes, a minute; the best text comes last
+    "tokens=184320",
     "model={preset: tiny, layers: 6}",
+    "stages.rapid.ramp=[]",
     "batch={size: 8, micro: 4, length: 256}",
     "parallel.tensor=2",
     "checkpoint.every=45",
     "validation.every=45",
 ]
+STAGED = "late-quality"
 PROMPT, TOKENS = "The ", 60
 
 
@@ -31,8 +33,6 @@ def demo(
     ] = False,
 ) -> None:
     """Write a small crawl, curate it, learn a tokenizer, encode it, train a model on it, and say where to look."""
-    import shutil
-    import sys
     from pathlib import Path
 
     from tilth.errors import DirectoryConflict
@@ -60,10 +60,17 @@ def demo(
         result = curate([str(crawl)], folder, "demo", recipe, work, Progress(folder), fresh=True)
     _finish(result, str(run), as_json=False)
     spam = next(entry.url for entry in written.entries if entry.kind == "spam" and entry.url)
-    program = "tilth" if shutil.which("tilth") else sys.argv[0]
-    print(f"what became of one page: {program} curate why {run} {spam}")
+    print(f"what became of one page: {_program()} curate why {run} {spam}")
     _tokenize(run, place, work)
     _train(place)
+
+
+def _program() -> str:
+    """How the reader calls this program."""
+    import shutil
+    import sys
+
+    return "tilth" if shutil.which("tilth") else sys.argv[0]
 
 
 def _tokenize(run: "Path", place: "Path", work: "WorkOptions") -> None:
@@ -106,16 +113,17 @@ def _train(place: "Path") -> None:
     from ..train.run import Launch, run
     from ..train.sample import continuation
 
-    recipe = load_recipe(TrainRecipe, "tiny", PACKAGE, TRAINING)
+    recipe = load_recipe(TrainRecipe, STAGED, PACKAGE, TRAINING)
     shards, tokenizer, folder = str(place / "shards"), str(place / "tokenizer"), Folder(place / "model")
     try:
-        stats = run([shards], tokenizer, folder, "tiny", recipe, Launch())
+        stats = run([shards], tokenizer, folder, STAGED, recipe, Launch())
     except DirectoryConflict:  # a demo of another version
-        stats = run([shards], tokenizer, folder, "tiny", recipe, Launch(), fresh=True)
+        stats = run([shards], tokenizer, folder, STAGED, recipe, Launch(), fresh=True)
     about = stats["about"]
     print(
         f"{folder.url}: {about['parameters']:,} parameters, {stats['steps']} steps on 2 processes, "
-        f"held-out loss {stats['validation']:.2f}; by language, and more: {folder.url}/report.html"
+        f"held-out loss {stats['validation']:.2f}; by part of the mixture, and more: {folder.url}/report.html"
     )
+    print(f"its stages: {folder.url}/plan.html; what a step saw: {_program()} train which {folder.url} --step 80")
     written = continuation(folder.url, load(tokenizer), PROMPT, TOKENS)
     print(f"what it writes behind {PROMPT!r}, with another split than it was trained with: {written!r}")
