@@ -363,7 +363,7 @@ def _hash_of(path: str) -> str:
 
 
 def _streamed(recipe: TrainRecipe, corpus: ParquetCorpus, found: _Found, folder: Path | None) -> list[dict[str, Any]]:
-    """What is about known of a stream's pools; with a folder, which row is in which pool or held out."""
+    """What is known of a stream's pools, tokens about. A folder gets which row is in which, and what is held out."""
     assigned = np.zeros(corpus.rows, np.int16) if found.assigned is None else found.assigned
     held = np.zeros(corpus.rows, bool)
     if recipe.validation.share:

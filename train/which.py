@@ -1,7 +1,7 @@
 """What a step of a run saw, and when it saw a document: by the documents' ids and, where they are known, their URLs.
 
 For token shards both follow from the plan, without a look at any other step. A stream is read again: from the nearest
-checkpoint before the step, or from its beginning to look for a document.
+checkpoint before the step, or, to look for a document, from its beginning to the last checkpoint.
 """
 
 # pyright: reportAttributeAccessIssue=false

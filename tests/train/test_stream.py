@@ -277,7 +277,7 @@ def test_pieces_name_what_samples_hold(corpus, whole) -> None:
 
 def test_held_out_samples_are_the_first_held_documents_of_each_pool(corpus) -> None:
     with opened(corpus) as stream:
-        held = stream.held
+        held = stream.held_out()
         assert len(held.numbers()) == len(held)
         assert [held.sample(number).source for number in held.numbers(1)] == [0, 1]
         for pool in (0, 1):

@@ -1,7 +1,7 @@
 """Documents into samples: packed best-fit, padded alone, in classes of length; and what each way wastes.
 
 All of it follows from the documents' lengths: no token is looked at. Concatenate and cut needs no plan, which is why
-only its figures are here; it is done in `shards.py`.
+only its figures are here; it is done in `pools.py`.
 
 A model that reads `length` tokens is given samples of `length + overlap` tokens. `overlap` is 1 for a language model,
 whose last token is a target alone, and 0 for objectives that leave a sample's last token to the next one. It is also

@@ -8,8 +8,8 @@ one after begins at its last token, so that each is a target once.
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Self
 
@@ -120,11 +120,6 @@ class ParquetStream:
         }
         self._tapes = {}
 
-    @cached_property
-    def held(self) -> "HeldOut":
-        """Samples that are never trained on: `held_out`, as many as is usual."""
-        return self.held_out()
-
     def held_out(self, most: int | None = None) -> "HeldOut":
         """Samples of the documents that are held out, as long as the plan's longest: of each pool the first ones in the
         order of rows, until they make `most` samples."""
@@ -141,7 +136,7 @@ class ParquetStream:
                     missing[pool] -= part.size
             if max(missing) <= 0:
                 break
-        return HeldOut(parts, length, most or MOST_HELD, self._named)
+        return HeldOut(parts, length, most or MOST_HELD)
 
     def _read(self, at: DataStep, slots: range) -> list[tuple[int, list[Cut]]]:
         """The pool and tokens of each sample."""
@@ -200,14 +195,8 @@ class ParquetStream:
 class HeldOut:
     """Samples of held-out documents, pool by pool; each pool's last one is padded where its tokens end."""
 
-    def __init__(
-        self,
-        parts: Sequence[Sequence[Part]],
-        length: int,
-        most: int,
-        named: Callable[[Sequence[Cut]], list[Piece]],
-    ):
-        self._parts, self._length, self._name = parts, length, named
+    def __init__(self, parts: Sequence[Sequence[Part]], length: int, most: int):
+        self._parts, self._length = parts, length
         tokens = [min(sum(part.size for part in own), most * length + 1) for own in parts]
         self._counts = [max(-(-(count - 1) // length), 1) if count else 0 for count in tokens]
         self._firsts = np.cumsum([0, *self._counts]).tolist()  # number of each pool's first sample, and of all
@@ -227,10 +216,6 @@ class HeldOut:
     def sample(self, index: int) -> Sample:
         pool, cuts = self._found(index)
         return sample(cuts, self._length, pool)
-
-    def documents(self, index: int) -> list[Piece]:
-        """What is in the sample."""
-        return self._name(self._found(index)[1])
 
     def _found(self, index: int) -> tuple[int, list[Cut]]:
         if not 0 <= index < len(self):
